@@ -1,0 +1,208 @@
+//! One request for many hosts, as it is signed.
+
+use crate::command::{Command, CommandError};
+use crate::id::{AgentId, ClusterId, JobId};
+use crate::limits;
+use crate::merkle::{self, Hash, Tree};
+use crate::name::{HostName, OperatorName};
+use crate::outcome::{Counts, Outcome};
+use crate::time::Timestamp;
+use bytes::Bytes;
+use std::time::Duration;
+
+/// What an operator signs: who, until when, how, and what. Built by [`JobSpec::check`]ed constructors only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobSpec {
+    /// The installation it is for.
+    pub cluster: ClusterId,
+    /// Its id.
+    pub job: JobId,
+    /// Who signs.
+    pub operator: OperatorName,
+    /// When, by the signer's clock.
+    pub created_at: Timestamp,
+    /// No task starts after this.
+    pub start_before: Timestamp,
+    /// How long a target whose turn has come may take to start.
+    pub deliver: Duration,
+    /// The frozen list, as its root and length.
+    pub targets: TargetsDigest,
+    /// Tries a target may have.
+    pub attempts_max: u32,
+    /// Targets at work at a time; `None` is all.
+    pub concurrency: Option<u32>,
+    /// What is done at each.
+    pub work: Work,
+}
+
+/// What a job does at each target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// Runs a program.
+    Command(Command),
+}
+
+impl JobSpec {
+    /// The program of the job.
+    pub const fn command(&self) -> &Command {
+        let Work::Command(command) = &self.work;
+        command
+    }
+
+    /// Refuses times, counts and commands that no agent would take.
+    pub fn check(&self) -> Result<(), JobError> {
+        if self.start_before <= self.created_at || self.created_at.until(self.start_before) > limits::START_BEFORE_MAX {
+            return Err(JobError::Deadline);
+        }
+        if self.targets.count == 0 || self.targets.count > limits::TARGETS_MAX {
+            return Err(JobError::Targets);
+        }
+        if self.deliver.is_zero() || self.deliver > limits::START_BEFORE_MAX {
+            return Err(JobError::Deliver);
+        }
+        if self.attempts_max == 0 || self.concurrency == Some(0) {
+            return Err(JobError::Zero);
+        }
+        let Work::Command(command) = &self.work;
+        Ok(command.check()?)
+    }
+}
+
+/// What makes a job impossible, with what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// Before the beginning, or too far away.
+    #[error("the job's deadline must be later than its signature and at most {} h away", limits::START_BEFORE_MAX.as_secs() / 3600)]
+    Deadline,
+    /// An empty list is an error, never a success.
+    #[error("a job needs 1 to {} targets", limits::TARGETS_MAX)]
+    Targets,
+    /// Never infinite.
+    #[error("the delivery timeout must be more than 0 and at most {} h", limits::START_BEFORE_MAX.as_secs() / 3600)]
+    Deliver,
+    /// No attempt, or nobody at work.
+    #[error("concurrency and attempts must be at least 1")]
+    Zero,
+    /// The program.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
+/// A frozen target list as it is signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TargetsDigest {
+    /// Root of the tree over the list.
+    pub root: Hash,
+    /// Its length.
+    pub count: u32,
+}
+
+/// One entry of a frozen target list.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    /// The agent.
+    pub agent: AgentId,
+    /// The name it enrolled with.
+    pub name: HostName,
+}
+
+/// The tree over a frozen list, in its order; `None` for an empty one.
+pub fn target_tree(targets: &[Target]) -> Option<Tree> {
+    Tree::new(targets.iter().map(|target| merkle::leaf(target.agent, &target.name)).collect())
+}
+
+/// A payload with the proof that an operator meant it. The bytes are those that were signed, never encoded again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedJob {
+    /// Encoded job.
+    pub payload: Bytes,
+    /// Ed25519, 64 bytes.
+    pub signature: Bytes,
+    /// The operator's certificate, DER.
+    pub certificate: Bytes,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobState {
+    /// Nothing was offered yet.
+    Queued,
+    /// At work.
+    Active,
+    /// Offers nothing until it is resumed.
+    Paused,
+    /// Ending what runs; offers nothing more.
+    Cancelling,
+    /// All targets are terminal.
+    Done,
+}
+
+impl JobState {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Active => "active",
+            Self::Paused => "paused",
+            Self::Cancelling => "cancelling",
+            Self::Done => "done",
+        }
+    }
+}
+
+/// A job in a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobSummary {
+    /// Its id.
+    pub job: JobId,
+    /// Where it stands.
+    pub state: JobState,
+    /// What was signed; readers decode it to show the command.
+    pub signed: SignedJob,
+    /// Length of the frozen list.
+    pub targets: u32,
+    /// Terminal targets by state.
+    pub counts: Counts,
+    /// When it was signed.
+    pub created_at: Timestamp,
+    /// When the last target became terminal.
+    pub done_at: Option<Timestamp>,
+}
+
+/// A target of a job with where it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobHost {
+    /// The target.
+    pub target: Target,
+    /// Where it stands on its way.
+    pub phase: Phase,
+    /// How it ended, once it has.
+    pub outcome: Option<Outcome>,
+    /// The agent is connected now.
+    pub connected: bool,
+}
+
+/// How far a task has come before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Its turn has not come, or its agent is not connected.
+    Planned,
+    /// Handed to the agent's session.
+    Offered,
+    /// In the agent's journal.
+    Accepted,
+    /// Its process runs.
+    Started,
+}
+
+impl Phase {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Offered => "offered",
+            Self::Accepted => "accepted",
+            Self::Started => "started",
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Every number that both ends must respect, with its unit and its reason.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Link protocols this build speaks. There is a floor, no negotiation below it.
+pub const PROTOCOL: RangeInclusive<u32> = 1..=1;
+/// Layout of the signed payload.
+pub const PAYLOAD_FORMAT: u32 = 1;
+
+/// An argument of execve(2), its NUL included, is at most 32 pages on Linux (MAX_ARG_STRLEN).
+pub const ARGUMENT_BYTES_MAX: usize = 131_071;
+/// All words of a command together.
+pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+/// All environment names and values together.
+pub const ENVIRONMENT_BYTES_MAX: usize = 64 << 10;
+/// stdin or a script: it is held whole while its digest is made.
+pub const BLOB_BYTES_MAX: u64 = 64 << 20;
+/// A signed payload: command and environment with room for the rest.
+pub const PAYLOAD_BYTES_MAX: usize = 3 << 19;
+/// A certificate of ours has about 500 bytes.
+pub const CERTIFICATE_BYTES_MAX: usize = 4 << 10;
+/// A certificate request of ours has about 300 bytes.
+pub const CSR_BYTES_MAX: usize = 4 << 10;
+/// Targets of one job.
+pub const TARGETS_MAX: u32 = 1_000_000;
+
+/// One piece of output. Pipes are read with buffers of this size.
+pub const OUTPUT_FRAME_BYTES_MAX: usize = 64 << 10;
+/// One piece of a blob.
+pub const BLOB_CHUNK_BYTES: usize = 64 << 10;
+/// Output kept from the beginning unless the job says otherwise.
+pub const OUTPUT_HEAD_BYTES: u64 = 16 << 20;
+/// Output kept from the end when there is more.
+pub const OUTPUT_TAIL_BYTES: u64 = 4 << 20;
+
+/// A message from an agent on the wire.
+pub const AGENT_MESSAGE_BYTES_MAX: usize = 256 << 10;
+/// A message from the controller to an agent: an offer carries a whole payload.
+pub const CONTROLLER_MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// A message from an operator: the ids of 100,000 targets and a payload fit.
+pub const OPERATOR_MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// A message to an operator: a plan of 100,000 named targets fits.
+pub const REPLY_MESSAGE_BYTES_MAX: usize = 32 << 20;
+/// Link messages that travel in one stream message.
+pub const MESSAGES_PER_BATCH_MAX: usize = 256;
+/// Bytes after which a batch is sent as it is; with one more frame it stays below [`AGENT_MESSAGE_BYTES_MAX`].
+pub const BATCH_BYTES_FULL: usize = 128 << 10;
+/// Tasks an agent may name as unfinished: those at work and those that wait, with room.
+pub const UNFINISHED_MAX: usize = 4_096;
+
+/// Tasks at work on a host at a time; the others wait on the host until their deadline.
+pub const RUNNING_TASKS_MAX: usize = 64;
+/// Tasks that wait on a host.
+pub const WAITING_TASKS_MAX: usize = 1_024;
+
+/// Time from signature to deadline.
+pub const START_BEFORE_MAX: Duration = Duration::from_hours(24);
+/// Deadline unless `--job-timeout` says otherwise.
+pub const START_BEFORE_DEFAULT: Duration = Duration::from_hours(1);
+/// A target's window unless `-t` says otherwise.
+pub const DELIVER_DEFAULT: Duration = Duration::from_secs(30);
+/// Run timeout unless `-u` says otherwise.
+pub const RUN_TIMEOUT_DEFAULT: Duration = Duration::from_mins(5);
+/// The longest run timeout.
+pub const RUN_TIMEOUT_MAX: Duration = Duration::from_hours(30 * 24);
+/// Time from TERM to KILL unless the job says otherwise.
+pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
+/// The longest grace: a cancel must not wait for ever.
+pub const GRACE_MAX: Duration = Duration::from_mins(10);
+/// How far an agent's clock may be from the signer's.
+pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(120);
+/// How long output is drained after the leader's end while something still holds the pipe.
+pub const LINGER: Duration = Duration::from_secs(2);
+
+/// HTTP/2 keepalive on both ends of the link.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// A peer that does not answer a keepalive for this long is gone.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Labels of an agent.
+pub const LABELS_MAX: usize = 64;
+/// A line of text for people that came from another machine: characters.
+pub const REASON_CHARS_MAX: usize = 500;

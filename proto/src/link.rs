@@ -1,0 +1,193 @@
+//! What agent and controller say to each other, once it has passed the door.
+//!
+//! ```text
+//! agent                                         controller
+//!   Hello ─────────────────────────────────────────▶
+//!   ◀───────────────────────────── Welcome (resume from, outstanding)
+//!   Facts, Never, … ───────────────────────────────▶
+//!   ◀──────────────────────────────── Blob*, Offer
+//!   Accepted · Started · Output* · Exited ─────────▶
+//!   ◀─────────────────────────────── Ack, Committed
+//! ```
+
+use crate::event::Stream;
+use crate::fleet::Facts;
+use crate::id::{BootId, StartId, TaskId};
+use crate::job::SignedJob;
+use crate::merkle::Hash;
+use crate::outcome::End;
+use crate::time::Timestamp;
+use bytes::Bytes;
+use std::time::Duration;
+
+/// A message from an agent.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FromAgent {
+    /// The first of a session.
+    Hello(Hello),
+    /// Sent when asked for.
+    Facts(Facts),
+    /// What became of a task.
+    Task(TaskId, TaskReport),
+}
+
+/// What an agent says of one task.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TaskReport {
+    /// In the journal.
+    Accepted,
+    /// Refused; nothing ran.
+    Rejected {
+        /// Which terminal state it means.
+        kind: RejectKind,
+        /// One line for people.
+        reason: String,
+    },
+    /// The process runs.
+    Started,
+    /// A numbered piece of output.
+    Frame(Frame),
+    /// Over, after this many frames.
+    Exited {
+        /// Number of frames.
+        frames: u64,
+        /// How it ended.
+        end: End,
+    },
+    /// There is no record of it, and a late copy will be refused.
+    Never,
+}
+
+/// A piece of a task's output, numbered over both streams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// From 0, without holes.
+    pub number: u64,
+    /// Which stream.
+    pub stream: Stream,
+    /// What it carries.
+    pub body: FrameBody,
+}
+
+/// What a frame carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FrameBody {
+    /// Bytes of the program.
+    Data {
+        /// Place of the first in its stream.
+        offset: u64,
+        /// At most 64 KiB.
+        data: Bytes,
+    },
+    /// So many bytes were dropped here.
+    Truncated {
+        /// How many.
+        bytes: u64,
+    },
+}
+
+/// Why nothing ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RejectKind {
+    /// Signature, certificate, cluster, membership, form or local limits.
+    Refused,
+    /// The deadline or the window passed.
+    Expired,
+    /// A cancel came first.
+    Cancelled,
+}
+
+/// Who dials in, and what it still holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hello {
+    /// Oldest and newest protocol it speaks.
+    pub protocol: (u32, u32),
+    /// The boot of its kernel.
+    pub boot: BootId,
+    /// The start of its process.
+    pub start: StartId,
+    /// SHA-256 of its encoded facts.
+    pub facts_digest: Bytes,
+    /// Its wall clock.
+    pub clock: Timestamp,
+    /// Tasks whose result is not committed.
+    pub unfinished: Vec<Unfinished>,
+}
+
+/// A task an agent still holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Which.
+    pub task: TaskId,
+    /// Number of the next frame it will produce.
+    pub next_frame: u64,
+    /// Its process was started, or may have been.
+    pub started: bool,
+}
+
+/// A message to an agent.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ToAgent {
+    /// The answer to Hello.
+    Welcome(Welcome),
+    /// Run this.
+    Offer(Offer),
+    /// A piece of stdin or of a script; all come before the offer that names them.
+    Blob(BlobChunk),
+    /// End it, or never start it.
+    Cancel(TaskId),
+    /// All frames before this number are durable.
+    Ack {
+        /// Which task.
+        task: TaskId,
+        /// The first that is not.
+        next_frame: u64,
+    },
+    /// The task's end is durable.
+    Committed(TaskId),
+    /// Come back after this long.
+    Drain(Duration),
+    /// This identity is no longer accepted.
+    Revoked,
+}
+
+/// How a session begins.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Welcome {
+    /// Protocol from here on.
+    pub protocol: u32,
+    /// Rises with each session of the agent.
+    pub epoch: u64,
+    /// The controller's wall clock.
+    pub clock: Timestamp,
+    /// Send facts.
+    pub want_facts: bool,
+    /// First frame that the controller does not have, for each unfinished task it waits for.
+    pub resume: Vec<(TaskId, u64)>,
+    /// Tasks the agent did not name though they were offered.
+    pub outstanding: Vec<TaskId>,
+}
+
+/// A task for this agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Offer {
+    /// Which.
+    pub task: TaskId,
+    /// What the operator signed.
+    pub job: SignedJob,
+    /// From the agent's leaf to the signed root.
+    pub proof: Vec<Hash>,
+    /// What is left of the target's window.
+    pub ttl: Duration,
+}
+
+/// A piece of a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobChunk {
+    /// SHA-256 of the whole.
+    pub digest: [u8; 32],
+    /// Place of the first byte.
+    pub offset: u64,
+    /// At most 64 KiB.
+    pub data: Bytes,
+}

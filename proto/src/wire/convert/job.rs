@@ -1,0 +1,252 @@
+//! Signed payloads, targets, job summaries.
+
+use super::{WireError, bytes_of, digest_of, id_of, millis, parsed, present};
+use crate::command::{BlobRef, Command, EnvVar, OutputLimit, Program};
+use crate::job::{JobHost, JobSpec, JobState, JobSummary, Phase, SignedJob, Target, TargetsDigest, Work};
+use crate::limits;
+use crate::time::Timestamp;
+use crate::wire;
+use bytes::Bytes;
+use prost::Message as _;
+use std::time::Duration;
+
+impl JobSpec {
+    /// The bytes that are signed.
+    pub fn encode(&self) -> Bytes {
+        let Work::Command(command) = &self.work;
+        let payload = wire::JobPayload {
+            format: limits::PAYLOAD_FORMAT,
+            cluster: bytes_of(self.cluster.as_bytes()),
+            job: bytes_of(self.job.as_bytes()),
+            operator: self.operator.to_string(),
+            created_at_ms: self.created_at.as_millis(),
+            start_before_ms: self.start_before.as_millis(),
+            deliver_ms: millis(self.deliver),
+            targets_root: bytes_of(&self.targets.root),
+            targets: self.targets.count,
+            attempts_max: self.attempts_max,
+            concurrency: self.concurrency.unwrap_or(0),
+            waves: Vec::new(),
+            max_fail: None,
+            work: Some(wire::job_payload::Work::Command(command.into())),
+        };
+        payload.encode_to_vec().into()
+    }
+
+    /// Reads signed bytes. Refuses fields and forms that this version does not know: what is not understood could be
+    /// a restriction.
+    pub fn decode(bytes: &Bytes) -> Result<Self, WireError> {
+        if bytes.len() > limits::PAYLOAD_BYTES_MAX {
+            return Err(WireError::Field("payload"));
+        }
+        let payload = wire::JobPayload::decode(bytes.clone()).map_err(|_| WireError::Payload)?;
+        if payload.format != limits::PAYLOAD_FORMAT || payload.encode_to_vec() != *bytes {
+            return Err(WireError::Payload);
+        }
+        let Some(wire::job_payload::Work::Command(command)) = payload.work else {
+            return Err(WireError::Payload);
+        };
+        if !payload.waves.is_empty() || payload.max_fail.is_some() {
+            return Err(WireError::Payload);
+        }
+        let spec = Self {
+            cluster: id_of(&payload.cluster, "cluster")?,
+            job: id_of(&payload.job, "job")?,
+            operator: parsed(&payload.operator, "operator")?,
+            created_at: Timestamp::from_millis(payload.created_at_ms),
+            start_before: Timestamp::from_millis(payload.start_before_ms),
+            deliver: Duration::from_millis(payload.deliver_ms),
+            targets: TargetsDigest { root: digest_of(&payload.targets_root, "targets_root")?, count: payload.targets },
+            attempts_max: payload.attempts_max,
+            concurrency: (payload.concurrency > 0).then_some(payload.concurrency),
+            work: Work::Command(command.try_into()?),
+        };
+        spec.check()?;
+        Ok(spec)
+    }
+}
+
+impl From<&Command> for wire::Command {
+    fn from(command: &Command) -> Self {
+        use wire::command::Program as Wire;
+        let words = |words: &[Vec<u8>]| words.iter().map(|word| bytes_of(word)).collect();
+        Self {
+            program: Some(match &command.program {
+                Program::Argv(argv) => Wire::Argv(wire::Argv { words: words(argv) }),
+                Program::Shell(line) => Wire::Shell(bytes_of(line)),
+                Program::Script { content, args } => {
+                    Wire::Script(wire::Script { content: Some((*content).into()), args: words(args) })
+                }
+            }),
+            env: command
+                .env
+                .iter()
+                .map(|var| wire::EnvVar { name: var.name.clone(), value: bytes_of(&var.value) })
+                .collect(),
+            run_as: command.run_as.clone().unwrap_or_default(),
+            cwd: bytes_of(command.cwd.as_deref().unwrap_or_default()),
+            stdin: command.stdin.map(Into::into),
+            timeout_ms: millis(command.timeout),
+            grace_ms: millis(command.grace),
+            output_head: command.output.head,
+            output_tail: command.output.tail,
+        }
+    }
+}
+
+impl TryFrom<wire::Command> for Command {
+    type Error = WireError;
+
+    fn try_from(command: wire::Command) -> Result<Self, WireError> {
+        use wire::command::Program as Wire;
+        let words = |words: Vec<Bytes>| words.into_iter().map(Into::into).collect();
+        let command = Self {
+            program: match present(command.program, "program")? {
+                Wire::Argv(argv) => Program::Argv(words(argv.words)),
+                Wire::Shell(line) => Program::Shell(line.into()),
+                Wire::Script(script) => Program::Script {
+                    content: present(script.content, "script.content")?.try_into()?,
+                    args: words(script.args),
+                },
+            },
+            env: command.env.into_iter().map(|var| EnvVar { name: var.name, value: var.value.into() }).collect(),
+            run_as: (!command.run_as.is_empty()).then_some(command.run_as),
+            cwd: (!command.cwd.is_empty()).then(|| command.cwd.into()),
+            stdin: command.stdin.map(TryInto::try_into).transpose()?,
+            timeout: Duration::from_millis(command.timeout_ms),
+            grace: Duration::from_millis(command.grace_ms),
+            output: OutputLimit { head: command.output_head, tail: command.output_tail },
+        };
+        command.check()?;
+        Ok(command)
+    }
+}
+
+impl From<BlobRef> for wire::Blob {
+    fn from(blob: BlobRef) -> Self {
+        Self { digest: bytes_of(&blob.digest), size: blob.size }
+    }
+}
+
+impl TryFrom<wire::Blob> for BlobRef {
+    type Error = WireError;
+
+    fn try_from(blob: wire::Blob) -> Result<Self, WireError> {
+        Ok(Self { digest: digest_of(&blob.digest, "digest")?, size: blob.size })
+    }
+}
+
+impl From<SignedJob> for wire::SignedJob {
+    fn from(job: SignedJob) -> Self {
+        Self { payload: job.payload, signature: job.signature, certificate: job.certificate }
+    }
+}
+
+impl TryFrom<wire::SignedJob> for SignedJob {
+    type Error = WireError;
+
+    fn try_from(job: wire::SignedJob) -> Result<Self, WireError> {
+        if job.payload.is_empty() || job.payload.len() > limits::PAYLOAD_BYTES_MAX {
+            return Err(WireError::Field("payload"));
+        }
+        if job.signature.len() != 64 {
+            return Err(WireError::Field("signature"));
+        }
+        if job.certificate.len() > limits::CERTIFICATE_BYTES_MAX {
+            return Err(WireError::Field("certificate"));
+        }
+        Ok(Self { payload: job.payload, signature: job.signature, certificate: job.certificate })
+    }
+}
+
+impl TryFrom<wire::PlannedTarget> for (Target, bool) {
+    type Error = WireError;
+
+    fn try_from(planned: wire::PlannedTarget) -> Result<Self, WireError> {
+        let target = Target { agent: id_of(&planned.agent, "agent")?, name: parsed(&planned.name, "name")? };
+        Ok((target, planned.connected))
+    }
+}
+
+impl From<JobState> for wire::JobState {
+    fn from(state: JobState) -> Self {
+        match state {
+            JobState::Queued => Self::Queued,
+            JobState::Active => Self::Active,
+            JobState::Paused => Self::Paused,
+            JobState::Cancelling => Self::Cancelling,
+            JobState::Done => Self::Done,
+        }
+    }
+}
+
+impl TryFrom<wire::JobState> for JobState {
+    type Error = WireError;
+
+    fn try_from(state: wire::JobState) -> Result<Self, WireError> {
+        Ok(match state {
+            wire::JobState::Queued => Self::Queued,
+            wire::JobState::Active => Self::Active,
+            wire::JobState::Paused => Self::Paused,
+            wire::JobState::Cancelling => Self::Cancelling,
+            wire::JobState::Done => Self::Done,
+            wire::JobState::Unspecified => return Err(WireError::Field("state")),
+        })
+    }
+}
+
+impl From<JobSummary> for wire::JobSummary {
+    fn from(job: JobSummary) -> Self {
+        Self {
+            job: bytes_of(job.job.as_bytes()),
+            state: wire::JobState::from(job.state).into(),
+            signed: Some(job.signed.into()),
+            targets: job.targets,
+            counts: super::event::counts_to_wire(&job.counts),
+            created_at_ms: job.created_at.as_millis(),
+            done_at_ms: job.done_at.map_or(0, Timestamp::as_millis),
+        }
+    }
+}
+
+impl TryFrom<wire::JobSummary> for JobSummary {
+    type Error = WireError;
+
+    fn try_from(job: wire::JobSummary) -> Result<Self, WireError> {
+        Ok(Self {
+            job: id_of(&job.job, "job")?,
+            state: job.state().try_into()?,
+            counts: super::event::counts_of(&job.counts)?,
+            signed: present(job.signed, "signed")?.try_into()?,
+            targets: job.targets,
+            created_at: Timestamp::from_millis(job.created_at_ms),
+            done_at: (job.done_at_ms != 0).then_some(Timestamp::from_millis(job.done_at_ms)),
+        })
+    }
+}
+
+impl From<JobHost> for wire::JobHost {
+    fn from(host: JobHost) -> Self {
+        Self {
+            agent: bytes_of(host.target.agent.as_bytes()),
+            name: host.target.name.to_string(),
+            phase: host.phase.as_str().to_owned(),
+            outcome: host.outcome.map(Into::into),
+            connected: host.connected,
+        }
+    }
+}
+
+impl TryFrom<wire::JobHost> for JobHost {
+    type Error = WireError;
+
+    fn try_from(host: wire::JobHost) -> Result<Self, WireError> {
+        let phases = [Phase::Planned, Phase::Offered, Phase::Accepted, Phase::Started];
+        Ok(Self {
+            target: Target { agent: id_of(&host.agent, "agent")?, name: parsed(&host.name, "name")? },
+            phase: present(phases.into_iter().find(|phase| phase.as_str() == host.phase), "phase")?,
+            outcome: host.outcome.map(TryInto::try_into).transpose()?,
+            connected: host.connected,
+        })
+    }
+}
