@@ -48,13 +48,6 @@ pub struct Job {
 /// A fact from outside. Targets are places in the frozen list; places that do not exist are ignored.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
-    /// The agent of a target has a new session; `held` is what it says of the task, if it named it.
-    Connected {
-        /// Whose agent.
-        target: u32,
-        /// Its process was started, or may have been; `None` if the agent did not name the task.
-        held: Option<Held>,
-    },
     /// The agent's session is gone.
     Disconnected {
         /// Whose agent.
@@ -104,14 +97,30 @@ pub enum Send {
     Offer(u32, Duration),
     /// End it, or never start it.
     Cancel(u32),
-    /// Go on from this frame. Answers a session that named the task.
-    Resume(u32, u64),
-    /// Say what you know of it. Answers a session that did not name the task.
-    Ask(u32),
     /// All frames before this one are durable.
     Ack(u32, u64),
     /// Its end is durable.
     Committed(u32),
+}
+
+/// What an agent is told of its task when a session begins. It comes before anything that is sent afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Greeting {
+    /// What it should do about the task.
+    pub say: Option<Say>,
+    /// End it, or never start it.
+    pub cancel: bool,
+}
+
+/// What an agent should do about a task of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Say {
+    /// It named the task: go on from this frame.
+    Resume(u64),
+    /// It did not name the task, though it was offered: say what is known of it.
+    Ask,
+    /// It named the task, and the task's end is durable.
+    Forget,
 }
 
 impl Job {
@@ -156,6 +165,11 @@ impl Job {
         &self.counts
     }
 
+    /// Number of the last event.
+    pub const fn last_seq(&self) -> u64 {
+        self.next_seq - 1
+    }
+
     /// When the last target became terminal.
     pub const fn done_at(&self) -> Option<Timestamp> {
         self.done_at
@@ -177,7 +191,6 @@ impl Job {
     /// Takes one fact. A refused report changes nothing.
     pub fn apply(&mut self, input: Input, now: Timestamp, effects: &mut Effects) -> Result<(), Refused> {
         match input {
-            Input::Connected { target, held } => self.connected(target, held, now, effects),
             Input::Disconnected { target } => self.disconnected(target, now),
             Input::Revoked { target } => self.revoked(target, now, effects),
             Input::Report { target, report } => return self.report(target, report, now, effects),
@@ -305,15 +318,18 @@ impl Job {
         self.set_timer(target);
     }
 
-    fn connected(&mut self, target: u32, held: Option<Held>, now: Timestamp, effects: &mut Effects) {
-        let Some(task) = self.tasks.get_mut(target as usize) else { return };
+    /// The agent of a target has a new session; `held` is what it says of the task, if it named it.
+    pub fn connected(&mut self, target: u32, held: Option<Held>, now: Timestamp, effects: &mut Effects) -> Greeting {
+        let Some(task) = self.tasks.get_mut(target as usize) else { return Greeting::default() };
         task.connected = true;
-        match (&task.phase, held) {
-            (Phase::Ended(_), Some(_)) => effects.sends.push(Send::Committed(target)),
+        let say = match (&task.phase, held) {
+            (Phase::Planned, _) | (Phase::Ended(_), None) => None,
+            (Phase::Ended(_), Some(_)) => Some(Say::Forget),
             (Phase::Due(_), _) => {
                 self.ready.insert(target);
+                None
             }
-            (Phase::Ended(_), None) | (Phase::Planned, _) => {}
+            (Phase::Offered(_) | Phase::Accepted(_) | Phase::Started(_), None) => Some(Say::Ask),
             (Phase::Offered(_) | Phase::Accepted(_) | Phase::Started(_), Some(held)) => {
                 if matches!(task.phase, Phase::Offered(_)) {
                     self.emit(EventKind::Accepted { target }, now, effects);
@@ -321,13 +337,11 @@ impl Job {
                 if held.started && !matches!(self.tasks[target as usize].phase, Phase::Started(_)) {
                     self.emit(EventKind::Started { target }, now, effects);
                 }
-                effects.sends.push(Send::Resume(target, self.tasks[target as usize].frames));
+                Some(Say::Resume(self.tasks[target as usize].frames))
             }
-            (Phase::Offered(_) | Phase::Accepted(_) | Phase::Started(_), None) => effects.sends.push(Send::Ask(target)),
-        }
-        if self.state == JobState::Cancelling && self.tasks[target as usize].is_at_work() {
-            effects.sends.push(Send::Cancel(target));
-        }
+        };
+        let cancel = self.state == JobState::Cancelling && self.tasks[target as usize].is_at_work();
+        Greeting { say, cancel }
     }
 
     fn revoked(&mut self, target: u32, now: Timestamp, effects: &mut Effects) {

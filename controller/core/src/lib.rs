@@ -4,5 +4,7 @@
 //! The heart is [`job::Job`] with its [`task::Task`]s; who is meant by an expression is [`target`]'s business, over
 //! the [`fleet`].
 
+pub mod fleet;
 pub mod job;
+pub mod target;
 pub mod task;

@@ -1,1 +1,24 @@
-//! x
+//! The Muster controller: it hands signed tasks to agents and keeps what they answer.
+//!
+//! [`Server`] is the whole process but for its flags: it opens the state directory, binds three listeners that each
+//! serve one role, and runs until it is told to end. A connection passes [`listen`] (TLS, limits, who it is) before
+//! anything else sees it; what is behind the doors is put together in one place, [`server`].
+
+pub mod agents;
+pub mod clock;
+pub mod engine;
+pub mod enrol;
+mod files;
+pub mod init;
+pub mod issuers;
+pub mod limiter;
+pub mod listen;
+pub mod operators;
+mod reply;
+pub mod roster;
+pub mod server;
+pub mod sessions;
+pub mod settings;
+pub mod telemetry;
+
+pub use server::Server;

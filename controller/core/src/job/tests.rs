@@ -55,9 +55,15 @@ impl World {
 
     fn all_connected(mut self) -> Self {
         for target in 0..self.job.spec.targets.count {
-            self.give(Input::Connected { target, held: None }).expect("a fact");
+            self.connect(target, None);
         }
         self
+    }
+
+    fn connect(&mut self, target: u32, held: Option<Held>) -> Greeting {
+        let greeting = self.job.connected(target, held, self.now, &mut self.seen);
+        self.job.advance(self.now, &mut self.seen);
+        greeting
     }
 
     fn give(&mut self, input: Input) -> Result<(), Refused> {
@@ -154,7 +160,7 @@ fn the_window_holds_back_and_moves_on() {
 #[test]
 fn who_is_away_is_unreachable_after_its_window_and_holds_nobody_up() {
     let mut world = World::new(2, Some(1));
-    world.give(Input::Connected { target: 1, held: None }).expect("a fact");
+    world.connect(1, None);
     assert_eq!(world.sent(Send::Offer(1, Duration::from_secs(30))), 1, "an absent host takes no room");
     world.pass(Duration::from_millis(29_999));
     assert_eq!(world.outcome(0), None);
@@ -183,8 +189,8 @@ fn a_lost_link_is_no_state_until_the_host_must_have_ended_it() {
     assert_eq!(world.outcome(0), None, "the run timeout is enforced on the host, and it may still tell");
     world.pass(Duration::from_secs(60));
     assert_eq!(world.outcome(0), Some(State::Indeterminate));
-    world.give(Input::Connected { target: 0, held: Some(Held { started: true }) }).expect("a fact");
-    assert_eq!(world.sent(Send::Committed(0)), 1, "the agent may forget it");
+    let greeting = world.connect(0, Some(Held { started: true }));
+    assert_eq!(greeting.say, Some(Say::Forget), "the agent may forget it");
     world.report(0, exited(0)).expect("fits");
     assert_eq!(world.outcome(0), Some(State::Indeterminate), "a terminal state never changes");
     assert_eq!(world.seen.late.len(), 1, "late evidence is kept beside it");
@@ -197,8 +203,8 @@ fn a_link_that_comes_back_resumes_from_the_first_missing_frame() {
     world.report(0, TaskReport::Started).expect("fits");
     world.report(0, frame(0, 0, b"ab")).expect("fits");
     world.give(Input::Disconnected { target: 0 }).expect("a fact");
-    world.give(Input::Connected { target: 0, held: Some(Held { started: true }) }).expect("a fact");
-    assert_eq!(world.sent(Send::Resume(0, 1)), 1);
+    let greeting = world.connect(0, Some(Held { started: true }));
+    assert_eq!(greeting.say, Some(Say::Resume(1)));
     world.report(0, frame(0, 0, b"ab")).expect("known frames are taken again without effect");
     world.report(0, frame(1, 2, b"c")).expect("fits");
     let outputs = world.seen.events.iter().filter(|event| matches!(event.kind, EventKind::Output { .. })).count();
@@ -210,8 +216,7 @@ fn a_link_that_comes_back_resumes_from_the_first_missing_frame() {
 fn an_offer_that_was_lost_with_the_link_is_asked_for_and_offered_again_once_disproved() {
     let mut world = World::new(1, None).all_connected();
     world.give(Input::Disconnected { target: 0 }).expect("a fact");
-    world.give(Input::Connected { target: 0, held: None }).expect("a fact");
-    assert_eq!(world.sent(Send::Ask(0)), 1);
+    assert_eq!(world.connect(0, None).say, Some(Say::Ask));
     assert_eq!(world.sent(Send::Offer(0, Duration::from_secs(30))), 1, "not offered again without proof");
     world.report(0, TaskReport::Never).expect("fits");
     assert_eq!(world.sent(Send::Offer(0, Duration::from_secs(30))), 2);
@@ -276,6 +281,7 @@ fn a_flood_over_the_signed_limit_is_refused() {
 
 #[derive(Debug, Clone)]
 enum Step {
+    Connect(u32, Option<Held>),
     Give(Input),
     Pass(Duration),
 }
@@ -303,7 +309,7 @@ fn step(targets: u32) -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (target.clone(), report).prop_map(|(target, report)| Step::Give(Input::Report { target, report })),
         3 => (target.clone(), prop::option::of(any::<bool>())).prop_map(|(target, started)| {
-            Step::Give(Input::Connected { target, held: started.map(|started| Held { started }) })
+            Step::Connect(target, started.map(|started| Held { started }))
         }),
         1 => target.clone().prop_map(|target| Step::Give(Input::Disconnected { target })),
         1 => target.prop_map(|target| Step::Give(Input::Revoked { target })),
@@ -324,6 +330,7 @@ proptest! {
         for step in steps {
             let offers = world.seen.sends.len();
             match step {
+                Step::Connect(target, held) => { world.connect(target, held); }
                 Step::Give(input) => { let _ = world.give(input); }
                 Step::Pass(time) => world.pass(time),
             }
@@ -365,8 +372,8 @@ fn every_short_history_keeps_the_promises() {
         ];
         let reports = reports.map(|report| Step::Give(Input::Report { target: 0, report }));
         let others = [
-            Step::Give(Input::Connected { target: 0, held: None }),
-            Step::Give(Input::Connected { target: 0, held: Some(Held { started: true }) }),
+            Step::Connect(0, None),
+            Step::Connect(0, Some(Held { started: true })),
             Step::Give(Input::Disconnected { target: 0 }),
             Step::Give(Input::Cancel { operator: operator() }),
             Step::Pass(Duration::from_secs(700)),
@@ -375,6 +382,9 @@ fn every_short_history_keeps_the_promises() {
             let mut next = World::new(1, None);
             replay_into(&mut next, world);
             match step {
+                Step::Connect(target, held) => {
+                    next.connect(target, held);
+                }
                 Step::Give(input) => {
                     let _ = next.give(input);
                 }

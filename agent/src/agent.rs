@@ -1,0 +1,343 @@
+//! The agent: one task that owns all state, messages in, messages out.
+//!
+//! ```text
+//! session ──Event──▶ Agent ──FromAgent──▶ session          work.rs   tasks on this host, from offer to commit
+//!                    ▲   │                                  ship.rs   one task's way to the controller
+//!     doorbell ──────┘   └──▶ journal, spool, supervisors    blobs.rs  bytes that travel beside a job
+//! ```
+//!
+//! Nothing here waits for the network: reports go into a bounded channel, and while that is full spools are not read.
+
+mod blobs;
+mod clock;
+mod ship;
+mod work;
+
+use crate::admit::{Door, Users};
+use crate::facts;
+use crate::identity::{Identity, IdentityError};
+use crate::journal::{Journal, JournalError, Record};
+use crate::process::{self, Containment};
+use crate::session::{Event, Link};
+use crate::settings::Settings;
+use crate::spool::{Doorbell, Spool};
+use blobs::Blobs;
+use muster_proto::fleet::Facts;
+use muster_proto::id::{BootId, StartId, TaskId};
+use muster_proto::limits;
+use muster_proto::link::{FromAgent, Hello, RejectKind, TaskReport, ToAgent, Unfinished, Welcome};
+use muster_proto::seal::SealError;
+use muster_proto::tls::{self, TlsError};
+use rustix::fs::FlockOperation;
+use ship::Shipment;
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{File, OpenOptions};
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::Arc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+use tracing::{error, info};
+use work::Task;
+
+/// Stream messages that were read and not yet handled. When they are that many the controller has to wait.
+const EVENTS: usize = 16;
+/// Answers that wait for room in the channel to the session. When they are that many nothing more is read from the
+/// controller; one message of it makes at most as many.
+const OUTBOX_MAX: usize = 1024;
+
+/// An agent with its identity, its memory and the tasks that an earlier start left.
+pub struct Agent {
+    settings: Settings,
+    identity: Identity,
+    facts: Facts,
+    door: Door,
+    containment: Containment,
+    boot: BootId,
+    start: StartId,
+    journal: Journal,
+    spool: Spool,
+    blobs: Blobs,
+    doorbell: Doorbell,
+    /// Every task whose end is not committed.
+    tasks: BTreeMap<TaskId, Task>,
+    /// Those of them that wait for their turn, in order.
+    waiting: VecDeque<TaskId>,
+    /// Those of them that may have something to report, in turn.
+    ready: VecDeque<TaskId>,
+    /// Supervisors of this start, until they are reaped.
+    children: Vec<(TaskId, Child)>,
+    /// There is a session.
+    link: Option<mpsc::Sender<FromAgent>>,
+    /// Goes out before anything in `ready`.
+    outbox: VecDeque<FromAgent>,
+    /// Held for as long as the agent lives.
+    _lock: File,
+}
+
+impl Agent {
+    /// Takes the state directory and finds the tasks that are there: those whose supervisor lives go on, the others are
+    /// lost and will be reported so.
+    pub fn new(settings: Settings) -> Result<Self, AgentError> {
+        let identity = Identity::load(&settings.state)?
+            .ok_or_else(|| AgentError::NotEnrolled { state: settings.state.clone() })?;
+        let lock = lock(&settings)?;
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| AgentError::State { path, source }
+        };
+        let (spool_path, blobs_path) = (settings.state.join("spool"), settings.state.join("blobs"));
+        let spool = Spool::open(&spool_path).map_err(failed(&spool_path))?;
+        let blobs = Blobs::open(&blobs_path).map_err(failed(&blobs_path))?;
+        let journal = Journal::open(&settings.state.join("journal"), clock::now())?;
+        if let Some(damage) = journal.damage() {
+            error!(%damage, "new tasks are refused");
+        }
+        let containment = Containment::detect();
+        let door = Door {
+            operators: identity.operator_trust()?,
+            agent: identity.agent,
+            name: identity.name.clone(),
+            born_at: journal.born_at(),
+            users: if rustix::process::geteuid().is_root() { Users::All } else { Users::Own },
+        };
+        let mut start = [0; 16];
+        getrandom::fill(&mut start).map_err(|error| AgentError::Kernel(io::Error::other(error)))?;
+        let mut agent = Self {
+            facts: facts::collect(&containment),
+            boot: process::boot_id().map_err(AgentError::Kernel)?,
+            start: StartId::from_bytes(start),
+            doorbell: Doorbell::new().map_err(AgentError::Kernel)?,
+            tasks: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            ready: VecDeque::new(),
+            children: Vec::new(),
+            link: None,
+            outbox: VecDeque::new(),
+            _lock: lock,
+            identity,
+            door,
+            containment,
+            journal,
+            spool,
+            blobs,
+            settings,
+        };
+        agent.recover().map_err(failed(&spool_path))?;
+        Ok(agent)
+    }
+
+    /// Is an agent until `shutdown`. Tasks that run then go on under their supervisors.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
+        let bell = bell(&self.doorbell).map_err(AgentError::Kernel)?;
+        let mut deaths = signal(SignalKind::child()).map_err(AgentError::Kernel)?;
+        let (sender, mut events) = mpsc::channel(EVENTS);
+        tokio::spawn(self.link()?.keep(sender));
+        tokio::pin!(shutdown);
+        info!(name = %self.identity.name, agent = %self.identity.agent, unfinished = self.tasks.len(), "agent started");
+        loop {
+            self.start_waiting();
+            let room = self.pump();
+            let alarm = self.next_expiry();
+            tokio::select! {
+                () = &mut shutdown => break,
+                event = events.recv(), if self.outbox.len() < OUTBOX_MAX => match event {
+                    Some(event) => self.on_event(event),
+                    None => return Err(AgentError::Link),
+                },
+                ready = bell.readable() => {
+                    ready.map_err(AgentError::Kernel)?.clear_ready();
+                    self.on_bell().map_err(AgentError::Kernel)?;
+                }
+                // The receiver closing is no error here: Down follows.
+                _ = ship::reserve(room.as_ref()), if room.is_some() => {}
+                _ = deaths.recv() => self.reap(),
+                () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => self.expire(),
+            }
+        }
+        info!("agent ends; its tasks go on");
+        Ok(())
+    }
+
+    fn link(&self) -> Result<Link, AgentError> {
+        let own = tls::Identity::from_pem(&self.identity.certificate, &self.identity.key)?;
+        Ok(Link {
+            controller: self.identity.controller.clone(),
+            cluster: self.identity.cluster,
+            tls: Arc::new(tls::client_config(own, &self.identity.controller_issuer()?)?),
+            facts: self.facts.clone(),
+        })
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Dialed(answer) => self.on_dialed(answer),
+            Event::Live(welcome, link) => self.on_live(&welcome, link),
+            Event::Messages(messages) => self.on_messages(messages),
+            Event::Down => self.on_down(),
+        }
+    }
+
+    fn on_dialed(&self, answer: oneshot::Sender<Hello>) {
+        let held = self.tasks.iter().filter(|(_, task)| task.is_reported());
+        let unfinished = held.map(|(&id, task)| Unfinished {
+            task: id,
+            next_frame: task.produced(),
+            started: task.may_have_started(),
+        });
+        // The session may be gone already; it asks again.
+        let _ = answer.send(Hello {
+            protocol: (*limits::PROTOCOL.start(), *limits::PROTOCOL.end()),
+            boot: self.boot,
+            start: self.start,
+            facts_digest: Default::default(),
+            clock: clock::now(),
+            unfinished: unfinished.take(limits::UNFINISHED_MAX).collect(),
+        });
+    }
+
+    fn on_live(&mut self, welcome: &Welcome, link: mpsc::Sender<FromAgent>) {
+        self.on_down();
+        self.blobs.clear();
+        self.link = Some(link);
+        for &(id, next_frame) in &welcome.resume {
+            self.resume(id, next_frame);
+        }
+        let mut unknown = Vec::new();
+        for &id in &welcome.outstanding {
+            if self.tasks.contains_key(&id) {
+                self.resume(id, 0);
+            } else if self.journal.get(id).is_some() {
+                self.answer(id);
+            } else {
+                unknown.push(id);
+            }
+        }
+        self.never(&unknown);
+    }
+
+    /// Goes on reporting a task to a controller that waits for it.
+    fn resume(&mut self, id: TaskId, next_frame: u64) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        task.wanted(Shipment::resume(next_frame));
+        self.say(id, TaskReport::Accepted);
+        self.enqueue(id);
+    }
+
+    /// These never came. They are refused from now on, so that "never" stays true.
+    fn never(&mut self, unknown: &[TaskId]) {
+        let now = clock::now();
+        let tombstone = |&task: &TaskId| Record::Refused {
+            task,
+            kind: RejectKind::Expired,
+            reason: "it never came here in time".to_owned(),
+            start_before: now + limits::START_BEFORE_MAX,
+        };
+        let records: Vec<_> = unknown.iter().map(tombstone).collect();
+        if records.is_empty() {
+            return;
+        }
+        match self.journal.append(&records, now) {
+            Ok(()) => unknown.iter().for_each(|&id| self.say(id, TaskReport::Never)),
+            Err(error) => error!(%error, "cannot answer for tasks that never came"),
+        }
+    }
+
+    fn on_down(&mut self) {
+        self.link = None;
+        self.outbox.clear();
+        self.ready.clear();
+        for task in self.tasks.values_mut() {
+            task.unwanted();
+        }
+    }
+
+    /// In order, with one sync for offers, and one for commits, that stand together.
+    fn on_messages(&mut self, messages: Vec<ToAgent>) {
+        let (mut offers, mut committed) = (Vec::new(), Vec::new());
+        for message in messages {
+            if !matches!(message, ToAgent::Offer(_)) && !offers.is_empty() {
+                self.take_offers(std::mem::take(&mut offers));
+            }
+            match message {
+                ToAgent::Offer(offer) => offers.push(offer),
+                ToAgent::Committed(task) => committed.push(task),
+                ToAgent::Blob(chunk) => self.blobs.add(&chunk),
+                ToAgent::Cancel(task) => self.cancel(task),
+                ToAgent::Ack { task, next_frame } => self.on_ack(task, next_frame),
+                // A second welcome means nothing; the session handles the other two.
+                ToAgent::Welcome(_) | ToAgent::Drain(_) | ToAgent::Revoked => {}
+            }
+        }
+        self.take_offers(offers);
+        self.commit(&committed);
+    }
+}
+
+/// The doorbell's descriptor, for the runtime to wait on.
+#[expect(unsafe_code, reason = "the runtime takes descriptors of others in no other way")]
+fn bell(doorbell: &Doorbell) -> io::Result<AsyncFd<OwnedFd>> {
+    let bell = doorbell.as_fd().try_clone_to_owned()?;
+    // SAFETY: the descriptor is a duplicate of ours; the AsyncFd owns it and alone closes it.
+    Ok(unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) }?)
+}
+
+/// One agent a state directory: two would both believe to be the one that remembers.
+fn lock(settings: &Settings) -> Result<File, AgentError> {
+    let path = settings.state.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(|source| AgentError::State { path, source })?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(_) => Err(AgentError::Running { state: settings.state.clone() }),
+    }
+}
+
+/// Why an agent cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// No identity.
+    #[error("{} is not enrolled: run `muster-agent enroll` first, or give another --state", state.display())]
+    NotEnrolled {
+        /// Where.
+        state: PathBuf,
+    },
+    /// Another process.
+    #[error("another muster-agent runs with {}: end it first, or give another --state", state.display())]
+    Running {
+        /// Where.
+        state: PathBuf,
+    },
+    /// The identity's files.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// What the identity's files hold.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// What the operator CA's file holds.
+    #[error(transparent)]
+    Operators(#[from] SealError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A file or directory of the agent's own.
+    #[error("cannot use {}: check its owner, its permissions and the disk", path.display())]
+    State {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel does not give what every Linux has.
+    #[error("the kernel refused what the agent needs")]
+    Kernel(#[source] io::Error),
+    /// The session's task is gone.
+    #[error("the link's task ended unexpectedly: report this")]
+    Link,
+}

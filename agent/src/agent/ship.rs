@@ -1,0 +1,176 @@
+//! One task's way to the controller: started, frames from where the controller is, the end. A window of bytes that are
+//! not acknowledged keeps one flood from filling everybody's buffers.
+
+use super::Agent;
+use crate::spool::{Exit, OutReader, TaskDir};
+use muster_proto::id::TaskId;
+use muster_proto::link::{Frame, FrameBody, FromAgent, TaskReport};
+use muster_proto::outcome::{End, EndKind};
+use std::collections::VecDeque;
+use std::io;
+use tokio::sync::mpsc;
+use tracing::error;
+
+/// Bytes of one task that may be under way without being acknowledged.
+const WINDOW_BYTES: usize = 1 << 20;
+/// Frames of one task that may be, however small.
+const WINDOW_FRAMES: usize = 1024;
+
+/// What this session has told of one task.
+#[derive(Debug)]
+pub(super) struct Shipment {
+    next: u64,
+    reader: Option<OutReader>,
+    /// Number and bytes of what is not acknowledged.
+    in_flight: VecDeque<(u64, usize)>,
+    in_flight_bytes: usize,
+    told: Told,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Started,
+    End,
+}
+
+impl Shipment {
+    /// Begins with this frame.
+    pub(super) fn resume(next: u64) -> Self {
+        Self { next, reader: None, in_flight: VecDeque::new(), in_flight_bytes: 0, told: Told::Nothing }
+    }
+
+    /// Number of the frame that comes next.
+    pub(super) const fn next_frame(&self) -> u64 {
+        self.next
+    }
+
+    /// All frames before this one are durable at the controller.
+    pub(super) fn ack(&mut self, next_frame: u64) {
+        while let Some(&(_, bytes)) = self.in_flight.front().filter(|(number, _)| *number < next_frame) {
+            self.in_flight.pop_front();
+            self.in_flight_bytes -= bytes;
+        }
+    }
+
+    /// What is to be told next; `None` until there is news or an acknowledgement.
+    pub(super) fn next(&mut self, dir: &TaskDir, started: bool, exit: Option<&Exit>) -> Option<TaskReport> {
+        match self.told {
+            Told::End => return None,
+            Told::Nothing if started => {
+                self.told = Told::Started;
+                return Some(TaskReport::Started);
+            }
+            Told::Nothing | Told::Started => {}
+        }
+        if self.in_flight_bytes >= WINDOW_BYTES || self.in_flight.len() >= WINDOW_FRAMES {
+            return None;
+        }
+        // The end is written after the last frame: what cannot be read once it is known will never come.
+        match (self.frame(dir, exit), exit) {
+            (Ok(Some(frame)), _) => Some(TaskReport::Frame(frame)),
+            (Ok(None), None) => None,
+            (Ok(None), Some(exit)) if self.next == exit.frames => Some(self.end(exit.end.clone())),
+            (Ok(None), Some(exit)) => {
+                let reason = format!("output was lost on the host after frame {} of {}", self.next, exit.frames);
+                Some(self.end(End { kind: EndKind::Lost(reason), duration: exit.end.duration }))
+            }
+            (Err(error), exit) => {
+                error!(%error, dir = %dir.path().display(), "cannot read output");
+                let duration = exit?.end.duration;
+                Some(self.end(End { kind: EndKind::Lost(format!("output cannot be read on the host: {error}")), duration }))
+            }
+        }
+    }
+
+    fn frame(&mut self, dir: &TaskDir, exit: Option<&Exit>) -> io::Result<Option<Frame>> {
+        if exit.is_some_and(|exit| self.next >= exit.frames) {
+            return Ok(None);
+        }
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            empty => {
+                let mut reader = OutReader::open(dir)?;
+                reader.seek(self.next)?;
+                empty.insert(reader)
+            }
+        };
+        let frame = reader.next()?;
+        if let Some(frame) = &frame {
+            let bytes = match &frame.body {
+                FrameBody::Data { data, .. } => data.len(),
+                FrameBody::Truncated { .. } => 0,
+            };
+            self.in_flight.push_back((frame.number, bytes));
+            self.in_flight_bytes += bytes;
+            self.next = frame.number + 1;
+        }
+        Ok(frame)
+    }
+
+    fn end(&mut self, end: End) -> TaskReport {
+        self.told = Told::End;
+        self.reader = None;
+        TaskReport::Exited { frames: self.next, end }
+    }
+}
+
+impl Agent {
+    /// Queues an answer, if anybody is there to hear it: who comes later asks.
+    pub(super) fn say(&mut self, task: TaskId, report: TaskReport) {
+        if self.link.is_some() {
+            self.outbox.push_back(FromAgent::Task(task, report));
+        }
+    }
+
+    /// The task may have something to report.
+    pub(super) fn enqueue(&mut self, id: TaskId) {
+        if self.link.is_some()
+            && let Some(task) = self.tasks.get_mut(&id)
+            && task.queue()
+        {
+            self.ready.push_back(id);
+        }
+    }
+
+    pub(super) fn on_ack(&mut self, id: TaskId, next_frame: u64) {
+        if let Some(shipment) = self.tasks.get_mut(&id).and_then(|task| task.shipment.as_mut()) {
+            shipment.ack(next_frame);
+            self.enqueue(id);
+        }
+    }
+
+    /// Hands the session as much as it takes: answers first, then one report a task in turn. Returns the channel to
+    /// wait for if there is more than it took.
+    pub(super) fn pump(&mut self) -> Option<mpsc::Sender<FromAgent>> {
+        let link = self.link.clone()?;
+        while !(self.outbox.is_empty() && self.ready.is_empty()) {
+            let permit = match link.try_reserve() {
+                Ok(permit) => permit,
+                Err(mpsc::error::TrySendError::Full(())) => return self.link.clone(),
+                // The session is over and about to say so.
+                Err(mpsc::error::TrySendError::Closed(())) => {
+                    self.on_down();
+                    return None;
+                }
+            };
+            if let Some(message) = self.outbox.pop_front() {
+                permit.send(message);
+            } else if let Some(id) = self.ready.pop_front()
+                && let Some(report) = self.tasks.get_mut(&id).and_then(super::work::Task::report)
+            {
+                permit.send(FromAgent::Task(id, report));
+                self.enqueue(id);
+            }
+        }
+        None
+    }
+}
+
+/// Waits until the session takes something again, or is over.
+pub(super) async fn reserve(link: Option<&mpsc::Sender<FromAgent>>) {
+    if let Some(link) = link {
+        // Both ways there is something to look at.
+        let _ = link.reserve().await;
+    }
+}

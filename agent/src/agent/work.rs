@@ -1,0 +1,525 @@
+//! Tasks on this host: from the offer, through the journal, to a supervisor, to the controller's word that their end is
+//! safe.
+//!
+//! ```text
+//!              ┌────────── refused, expired, cancelled: remembered, forgotten
+//! offer ──▶ Waiting ──▶ Working ──▶ Over ──committed──▶ remembered, forgotten
+//!         received    intent      exit
+//! ```
+//!
+//! The words below the arrows are on disk before the step is taken.
+
+use super::ship::Shipment;
+use super::{Agent, clock};
+use crate::admit::{Admission, Memory, Refusal};
+use crate::journal::{Known, Record, State};
+use crate::spool::{Exit, News, OutReader, TaskDir, TaskSpec};
+use crate::supervisor;
+use clock::Window;
+use muster_proto::id::TaskId;
+use muster_proto::job::JobSpec;
+use muster_proto::limits;
+use muster_proto::link::{Offer, RejectKind, TaskReport};
+use muster_proto::outcome::{End, EndKind};
+use muster_proto::time::Timestamp;
+use std::io;
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+/// A task whose end is not committed.
+pub(super) struct Task {
+    dir: TaskDir,
+    stage: Stage,
+    /// The session's controller waits for it.
+    pub(super) shipment: Option<Shipment>,
+    /// It stands in the queue of those that may have something to report.
+    queued: bool,
+}
+
+enum Stage {
+    /// Accepted, not started.
+    Waiting(Window, Leave),
+    /// It has a supervisor.
+    Working { started: bool, produced: u64, fate: Fate },
+    /// It has an end.
+    Over { started: bool, exit: Exit },
+}
+
+/// Whether a waiting task may start when its turn comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    Given,
+    /// It comes from an earlier start of the agent: the controller may have given it up meanwhile.
+    AfterWelcome,
+}
+
+/// What becomes of a working task's result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Reported,
+    /// The controller has ended the task already.
+    Forgotten,
+}
+
+impl Task {
+    fn new(dir: TaskDir, stage: Stage) -> Self {
+        Self { dir, stage, shipment: None, queued: false }
+    }
+
+    /// A controller may still wait for it.
+    pub(super) const fn is_reported(&self) -> bool {
+        !matches!(self.stage, Stage::Working { fate: Fate::Forgotten, .. })
+    }
+
+    pub(super) const fn may_have_started(&self) -> bool {
+        !matches!(self.stage, Stage::Waiting(..))
+    }
+
+    const fn is_working(&self) -> bool {
+        matches!(self.stage, Stage::Working { .. })
+    }
+
+    /// Frames known to exist.
+    pub(super) fn produced(&self) -> u64 {
+        match &self.stage {
+            Stage::Waiting(..) => 0,
+            Stage::Working { produced, .. } => *produced,
+            Stage::Over { exit, .. } => exit.frames,
+        }
+    }
+
+    /// The controller waits for it, from there on.
+    pub(super) fn wanted(&mut self, shipment: Shipment) {
+        if let Stage::Waiting(_, leave) = &mut self.stage {
+            *leave = Leave::Given;
+        }
+        self.shipment = Some(shipment);
+    }
+
+    /// The session is over.
+    pub(super) fn unwanted(&mut self) {
+        (self.shipment, self.queued) = (None, false);
+    }
+
+    /// False if it stands in the queue already, or nobody waits for it.
+    pub(super) const fn queue(&mut self) -> bool {
+        let new = !self.queued && self.shipment.is_some();
+        self.queued |= new;
+        new
+    }
+
+    /// Takes it out of the queue with what it has to report.
+    pub(super) fn report(&mut self) -> Option<TaskReport> {
+        self.queued = false;
+        let shipment = self.shipment.as_mut()?;
+        match &mut self.stage {
+            Stage::Waiting(..) => None,
+            Stage::Over { started, exit } => shipment.next(&self.dir, *started, Some(exit)),
+            Stage::Working { started, produced, .. } => {
+                let report = shipment.next(&self.dir, *started, None);
+                *produced = (*produced).max(shipment.next_frame());
+                report
+            }
+        }
+    }
+
+    /// Looks at what its supervisor wrote.
+    fn look(&mut self) -> io::Result<()> {
+        let Stage::Working { started, .. } = &mut self.stage else { return Ok(()) };
+        // In this order: a task that has an end has everything else.
+        let exit = self.dir.exit()?;
+        *started |= self.dir.started()?.is_some();
+        if let Some(exit) = exit {
+            self.stage = Stage::Over { started: *started, exit };
+        }
+        Ok(())
+    }
+}
+
+impl Agent {
+    /// Takes up what an earlier start left in the spool.
+    pub(super) fn recover(&mut self) -> io::Result<()> {
+        for id in self.spool.tasks()? {
+            let dir = self.spool.dir(id);
+            let known = self.journal.get(id).map(|known| (&known.state, known.committed, known.start_before));
+            match known {
+                Some((State::Intent, false, _)) => self.adopt(id, dir, Fate::Reported)?,
+                Some((State::Intent, true, _)) if dir.exit()?.is_none() && dir.supervisor_alive()? => {
+                    self.adopt(id, dir, Fate::Forgotten)?;
+                }
+                Some((State::Received, false, start_before)) => self.wait_again(id, dir, start_before)?,
+                // A journal that was replaced: what ran is still worth reporting.
+                None if dir.started()?.is_some() || dir.exit()?.is_some() || dir.supervisor_alive()? => {
+                    self.adopt(id, dir, Fate::Reported)?;
+                }
+                _ => dir.remove()?,
+            }
+        }
+        let missing = |(id, known): (TaskId, &Known)| {
+            let held = known.committed || self.tasks.contains_key(&id);
+            (!held && !matches!(known.state, State::Refused { .. })).then(|| (id, known.clone()))
+        };
+        let missing: Vec<_> = self.journal.tasks().filter_map(missing).collect();
+        for (id, known) in missing {
+            self.account_for(id, &known);
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, id: TaskId, dir: TaskDir, fate: Fate) -> io::Result<()> {
+        self.doorbell.watch(id, &dir)?;
+        let mut task = Task::new(dir, Stage::Working { started: false, produced: 0, fate });
+        task.look()?;
+        if let Stage::Working { produced, .. } = &mut task.stage {
+            let mut reader = OutReader::open(&task.dir)?;
+            while reader.next()?.is_some() {}
+            *produced = reader.next_frame();
+        }
+        let alive = task.dir.supervisor_alive()?;
+        self.tasks.insert(id, task);
+        if !alive {
+            self.bury(id);
+        }
+        Ok(())
+    }
+
+    /// A task that waited when the agent ended. How much of its window is left is reckoned from the time of its directory.
+    fn wait_again(&mut self, id: TaskId, dir: TaskDir, start_before: Timestamp) -> io::Result<()> {
+        let spec = dir.spec().and_then(|(spec, _)| JobSpec::decode(&spec.payload).map_err(io::Error::other))?;
+        let came: Timestamp = dir.path().metadata()?.modified()?.into();
+        let window = Window::open(clock::now().until(came + spec.deliver), start_before);
+        self.tasks.insert(id, Task::new(dir, Stage::Waiting(window, Leave::AfterWelcome)));
+        self.waiting.push_back(id);
+        Ok(())
+    }
+
+    /// The journal knows a task whose spool is gone.
+    fn account_for(&mut self, id: TaskId, known: &Known) {
+        let reason = "the agent's spool was removed".to_owned();
+        if known.state == State::Received {
+            self.refuse_for_good(&[(id, known.start_before)], RejectKind::Refused, &reason);
+        } else {
+            let end = End { kind: EndKind::Lost(reason), duration: Duration::ZERO };
+            let exit = Exit { frames: 0, end, left_behind: false };
+            self.tasks.insert(id, Task::new(self.spool.dir(id), Stage::Over { started: true, exit }));
+        }
+    }
+
+    /// Offers that came together: what passes the door is on disk, with one sync of the journal for all, before it is
+    /// accepted.
+    pub(super) fn take_offers(&mut self, offers: Vec<Offer>) {
+        let now = clock::now();
+        let mut records = Vec::new();
+        let mut fresh: Vec<(TaskId, TaskDir, Window)> = Vec::new();
+        let mut refused = Vec::new();
+        for offer in offers {
+            if fresh.iter().any(|(id, ..)| *id == offer.task) {
+                continue;
+            }
+            match self.admit(&offer, now) {
+                Ok(Some((record, dir, window))) => {
+                    records.push(record);
+                    fresh.push((offer.task, dir, window));
+                }
+                Ok(None) => self.answer(offer.task),
+                Err(refusal) => refused.push((offer.task, refusal)),
+            }
+        }
+        for (task, Refusal { kind, reason, start_before }) in refused {
+            warn!(%task, %reason, "offer refused");
+            if let Some(start_before) = start_before {
+                records.push(Record::Refused { task, kind, reason: reason.clone(), start_before });
+            }
+            self.say(task, TaskReport::Rejected { kind, reason });
+        }
+        let free = if self.waiting.is_empty() { self.free_slots() } else { 0 };
+        records.extend(fresh.iter().take(free).map(|(id, ..)| Record::Intent(*id)));
+        if records.is_empty() {
+            return;
+        }
+        if let Err(error) = self.journal.append(&records, now) {
+            for (id, dir, _) in fresh {
+                remove(&dir);
+                self.say(id, TaskReport::Rejected { kind: RejectKind::Refused, reason: error.to_string() });
+            }
+            return;
+        }
+        for (place, (id, dir, window)) in fresh.into_iter().enumerate() {
+            self.say(id, TaskReport::Accepted);
+            let mut task = Task::new(dir, Stage::Waiting(window, Leave::Given));
+            task.shipment = self.link.is_some().then(|| Shipment::resume(0));
+            self.tasks.insert(id, task);
+            if place < free {
+                self.start(id);
+            } else {
+                self.waiting.push_back(id);
+            }
+        }
+    }
+
+    /// `None` for a task that is known. The task's directory is made here: what cannot be kept is not accepted.
+    fn admit(&mut self, offer: &Offer, now: Timestamp) -> Result<Option<(Record, TaskDir, Window)>, Refusal> {
+        let task = offer.task;
+        let memory = self.journal.get(task).map_or(Memory::None, |known| {
+            known.payload.map_or(Memory::Tombstone, Memory::Offered)
+        });
+        let Admission::Run { spec, payload } = self.door.admit(offer, memory, now)? else { return Ok(None) };
+        let refused = |reason: String| Refusal { kind: RejectKind::Refused, reason, start_before: None };
+        if let Some(damage) = self.journal.damage() {
+            return Err(refused(damage.to_owned()));
+        }
+        if self.waiting.len() >= limits::WAITING_TASKS_MAX {
+            return Err(refused(format!("{} tasks wait on this host already", self.waiting.len())));
+        }
+        for blob in spec.command().blobs() {
+            self.blobs.check(&blob).map_err(refused)?;
+        }
+        let order = TaskSpec {
+            task,
+            host: self.identity.name.clone(),
+            payload: offer.job.payload.clone(),
+            containment: self.containment.clone(),
+        };
+        let dir = self.spool.create(&order, self.blobs.directory()).map_err(|error| refused(error.to_string()))?;
+        let start_before = spec.start_before;
+        Ok(Some((Record::Received { task, payload, start_before }, dir, Window::open(offer.ttl, start_before))))
+    }
+
+    /// Tells what is known of a task, and does nothing else.
+    pub(super) fn answer(&mut self, id: TaskId) {
+        if self.tasks.contains_key(&id) {
+            return self.say(id, TaskReport::Accepted);
+        }
+        let report = match self.journal.get(id).map(|known| &known.state) {
+            Some(State::Refused { kind, reason }) => TaskReport::Rejected { kind: *kind, reason: reason.clone() },
+            Some(State::Received) => {
+                TaskReport::Rejected { kind: RejectKind::Expired, reason: "the controller gave it up".to_owned() }
+            }
+            Some(State::Intent) => {
+                let reason = "it ran here, and its result was handed over before".to_owned();
+                let end = End { kind: EndKind::Lost(reason), duration: Duration::ZERO };
+                TaskReport::Exited { frames: 0, end }
+            }
+            None => return,
+        };
+        self.say(id, report);
+    }
+
+    /// Starts waiting tasks whose turn has come. Their intent is on disk first.
+    pub(super) fn start_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        self.expire();
+        let may = |id: &TaskId| {
+            self.tasks.get(id).is_some_and(|task| matches!(task.stage, Stage::Waiting(_, Leave::Given)))
+        };
+        let turn: Vec<TaskId> = self.waiting.iter().filter(|id| may(id)).take(self.free_slots()).copied().collect();
+        if turn.is_empty() {
+            return;
+        }
+        self.waiting.retain(|id| !turn.contains(id));
+        let records: Vec<_> = turn.iter().map(|id| Record::Intent(*id)).collect();
+        match self.journal.append(&records, clock::now()) {
+            Ok(()) => turn.into_iter().for_each(|id| self.start(id)),
+            Err(error) => {
+                error!(%error, "waiting tasks cannot start");
+                for id in turn {
+                    self.forget(id);
+                    self.say(id, TaskReport::Rejected { kind: RejectKind::Refused, reason: error.to_string() });
+                }
+            }
+        }
+    }
+
+    fn free_slots(&self) -> usize {
+        let working = self.tasks.values().filter(|task| task.is_working()).count();
+        limits::RUNNING_TASKS_MAX.saturating_sub(working)
+    }
+
+    /// Gives the task a supervisor. The intent is on disk.
+    fn start(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        info!(task = %id, "task starts");
+        task.stage = Stage::Working { started: false, produced: 0, fate: Fate::Reported };
+        let spawned = self
+            .doorbell
+            .watch(id, &task.dir)
+            .and_then(|()| supervisor::spawn(&task.dir, &self.settings.supervisor_exe));
+        match spawned {
+            Ok(child) => self.children.push((id, child)),
+            Err(error) => {
+                error!(task = %id, %error, "cannot start a supervisor");
+                let kind = EndKind::StartFailed(format!("cannot start the task's supervisor: {error}"));
+                let exit = Exit { frames: 0, end: End { kind, duration: Duration::ZERO }, left_behind: false };
+                if let Err(error) = task.dir.write_exit(&exit) {
+                    error!(task = %id, %error, "cannot write the task's end");
+                }
+                task.stage = Stage::Over { started: false, exit };
+                self.enqueue(id);
+            }
+        }
+    }
+
+    /// Looks at the tasks whose supervisors rang.
+    pub(super) fn on_bell(&mut self) -> io::Result<()> {
+        for (id, news) in self.doorbell.drain()? {
+            self.look(id);
+            if news == News::Ended {
+                self.bury(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// A child ended: which, the signal does not say.
+    pub(super) fn reap(&mut self) {
+        let mut dead = Vec::new();
+        self.children.retain_mut(|(id, child)| match child.try_wait() {
+            Ok(None) => true,
+            Ok(Some(_)) | Err(_) => {
+                dead.push(*id);
+                false
+            }
+        });
+        for id in dead {
+            self.look(id);
+            self.bury(id);
+        }
+    }
+
+    fn look(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        let forgotten = !task.is_reported();
+        if let Err(error) = task.look() {
+            error!(task = %id, %error, "cannot read the task's directory");
+        }
+        if let Stage::Over { exit, .. } = &task.stage {
+            debug!(task = %id, end = ?exit.end.kind, "task ended");
+            if forgotten {
+                return self.forget(id);
+            }
+        }
+        self.enqueue(id);
+    }
+
+    /// Ends a task whose supervisor is gone without having written its end.
+    fn bury(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&id) else { return };
+        let Stage::Working { started, produced, .. } = task.stage else { return };
+        match task.dir.bury() {
+            // Another supervisor has it, or one that is about to begin: it will ring.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+            Ok(_) => self.look(id),
+            Err(error) => {
+                error!(task = %id, %error, "cannot write the task's end");
+                let kind = EndKind::Lost(format!("the supervisor was lost, and its spool cannot be used: {error}"));
+                let end = End { kind, duration: Duration::ZERO };
+                task.stage = Stage::Over { started, exit: Exit { frames: produced, end, left_behind: false } };
+                self.enqueue(id);
+            }
+        }
+    }
+
+    /// Ends a task, or makes sure that it never starts.
+    pub(super) fn cancel(&mut self, id: TaskId) {
+        let latest = clock::now() + limits::START_BEFORE_MAX + limits::CLOCK_SKEW_MAX;
+        let reason = "cancelled before it started";
+        match self.tasks.get(&id).map(|task| (&task.stage, &task.dir)) {
+            Some((Stage::Working { .. }, dir)) => {
+                if let Err(error) = dir.request_cancel() {
+                    error!(task = %id, %error, "cannot cancel");
+                }
+            }
+            Some((Stage::Over { .. }, _)) => {}
+            Some((Stage::Waiting(..), _)) => {
+                let start_before = self.journal.get(id).map_or(latest, |known| known.start_before);
+                self.refuse_for_good(&[(id, start_before)], RejectKind::Cancelled, reason);
+            }
+            None if self.journal.get(id).is_some() => self.answer(id),
+            None => self.refuse_for_good(&[(id, latest)], RejectKind::Cancelled, reason),
+        }
+    }
+
+    /// Drops waiting tasks whose window has closed.
+    pub(super) fn expire(&mut self) {
+        let late: Vec<_> = self
+            .waiting
+            .iter()
+            .filter(|id| self.window(id).is_none_or(|window| window.left().is_zero()))
+            .map(|id| (*id, self.journal.get(*id).map_or(clock::now(), |known| known.start_before)))
+            .collect();
+        self.refuse_for_good(&late, RejectKind::Expired, "its window closed while it waited on the host");
+    }
+
+    /// When to look at the windows again; `None` while nothing waits.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        let left = self.waiting.iter().filter_map(|id| self.window(id)).map(|window| window.left()).min()?;
+        Some(Instant::now() + left)
+    }
+
+    fn window(&self, id: &TaskId) -> Option<Window> {
+        match self.tasks.get(id)?.stage {
+            Stage::Waiting(window, _) => Some(window),
+            Stage::Working { .. } | Stage::Over { .. } => None,
+        }
+    }
+
+    /// Remembers that these never start, then says so. What cannot be remembered is not said: it would not stay true.
+    fn refuse_for_good(&mut self, tasks: &[(TaskId, Timestamp)], kind: RejectKind, reason: &str) {
+        if tasks.is_empty() {
+            return;
+        }
+        let record = |&(task, start_before): &(TaskId, Timestamp)| Record::Refused {
+            task,
+            kind,
+            reason: reason.to_owned(),
+            start_before,
+        };
+        let records: Vec<_> = tasks.iter().map(record).collect();
+        let remembered = self.journal.append(&records, clock::now());
+        for &(task, _) in tasks {
+            self.forget(task);
+            match &remembered {
+                Ok(()) => self.say(task, TaskReport::Rejected { kind, reason: reason.to_owned() }),
+                Err(error) => error!(%task, %error, "cannot refuse for good"),
+            }
+        }
+    }
+
+    /// The ends of these are durable at the controller. A task that still works goes on, and its end is told to nobody.
+    pub(super) fn commit(&mut self, tasks: &[TaskId]) {
+        let known: Vec<_> = tasks.iter().copied().filter(|id| self.tasks.contains_key(id)).collect();
+        let records: Vec<_> = known.iter().map(|id| Record::Committed(*id)).collect();
+        if records.is_empty() {
+            return;
+        }
+        if let Err(error) = self.journal.append(&records, clock::now()) {
+            return error!(%error, "ends that are committed cannot be forgotten");
+        }
+        for id in known {
+            match self.tasks.get_mut(&id) {
+                Some(Task { stage: Stage::Working { fate, .. }, shipment, .. }) => {
+                    (*fate, *shipment) = (Fate::Forgotten, None);
+                }
+                _ => self.forget(id),
+            }
+        }
+    }
+
+    /// Frees all but the journal's memory.
+    fn forget(&mut self, id: TaskId) {
+        self.waiting.retain(|waiting| *waiting != id);
+        if let Some(task) = self.tasks.remove(&id) {
+            self.doorbell.unwatch(id);
+            remove(&task.dir);
+        }
+    }
+}
+
+fn remove(dir: &TaskDir) {
+    if let Err(error) = dir.remove() {
+        error!(%error, dir = %dir.path().display(), "cannot remove a task's directory: remove it by hand");
+    }
+}

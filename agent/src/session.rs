@@ -1,0 +1,463 @@
+//! The link to the controller, and the only file that knows gRPC.
+//!
+//! ```text
+//! Dialed ──hello──▶ Live ──run──▶ ended: wait, dial again
+//! ```
+//!
+//! Each step consumes the one before, so that a message before Hello cannot be written. [`Link::keep`] does this for
+//! ever and tells the agent through one channel, in order. HTTP/2 keepalive finds dead connections; nothing else here
+//! is periodic.
+
+use futures_util::{Stream, StreamExt as _, stream};
+use hyper_util::rt::TokioIo;
+use muster_proto::fleet::Facts;
+use muster_proto::id::ClusterId;
+use muster_proto::limits;
+use muster_proto::link::{FromAgent, Hello, TaskReport, ToAgent, Welcome};
+use muster_proto::time::Timestamp;
+use muster_proto::tls;
+use muster_proto::wire::agent_link_client::AgentLinkClient;
+use muster_proto::wire::{self, WireError};
+use prost::Message as _;
+use rustls::{CertificateError, ClientConfig};
+use sha2::{Digest as _, Sha256};
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status, Streaming};
+use tracing::{debug, info, warn};
+
+/// TCP, TLS and the first answer: each may take this long.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Messages on their way out: with full frames 4 MiB. When it is full the agent stops reading spools.
+const OUTBOUND_MESSAGES: usize = 64;
+/// Bytes the controller may send ahead of the agent.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// How long `Accepted` and `Started` wait for what follows, so that a task that ends at once costs one message.
+const COALESCE: Duration = Duration::from_millis(2);
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// A session that lasted this long was a good one: the next retry is quick again.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// Where the controller is, and as whom to go there.
+pub struct Link {
+    /// `HOST:PORT` of the listener for agents.
+    pub controller: String,
+    /// The installation: which name its controllers bear.
+    pub cluster: ClusterId,
+    /// The agent's identity and whom it trusts.
+    pub tls: Arc<ClientConfig>,
+    /// Sent when the controller has others.
+    pub facts: Facts,
+}
+
+/// What the agent hears of its link, in order.
+#[derive(Debug)]
+pub enum Event {
+    /// A controller listens: what does the agent still hold? `facts_digest` is filled in here.
+    Dialed(oneshot::Sender<Hello>),
+    /// A session began. Dropping the sender ends it.
+    Live(Welcome, mpsc::Sender<FromAgent>),
+    /// What the controller says, one stream message at a time.
+    Messages(Vec<ToAgent>),
+    /// The session is over. What was sent may or may not have arrived.
+    Down,
+}
+
+impl Link {
+    /// Keeps a session open until nobody listens to `events`. When `events` is full nothing is read from the
+    /// controller, whose HTTP/2 window then closes.
+    pub async fn keep(self, events: mpsc::Sender<Event>) {
+        let mut attempts: u32 = 0;
+        let mut said = String::new();
+        while !events.is_closed() {
+            let begun = Instant::now();
+            let ended = self.session(&events, &mut said).await;
+            if begun.elapsed() >= SETTLED {
+                attempts = 0;
+            }
+            let pause = match &ended {
+                Ended::Drained(after) => *after + jitter(RETRY_FIRST),
+                Ended::Failed(LinkError::Refused(_)) => RETRY_MAX + jitter(RETRY_MAX),
+                Ended::Failed(_) => jitter(RETRY_MAX.min(RETRY_FIRST * 2_u32.saturating_pow(attempts))),
+            };
+            ended.log(&self.controller, &mut said);
+            attempts = (attempts + 1).min(16);
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = events.closed() => {}
+            }
+        }
+    }
+
+    async fn session(&self, events: &mpsc::Sender<Event>, said: &mut String) -> Ended {
+        let begin = async {
+            let dialed = Dialed::new(dial(&self.controller, self.cluster, Arc::clone(&self.tls)).await?);
+            let (ask, answer) = oneshot::channel();
+            events.send(Event::Dialed(ask)).await.map_err(|_| LinkError::Closed)?;
+            let hello = answer.await.map_err(|_| LinkError::Closed)?;
+            dialed.hello(hello, &self.facts).await
+        };
+        match begin.await {
+            Ok((welcome, live)) => {
+                info!(controller = %self.controller, epoch = welcome.epoch, "connected");
+                said.clear();
+                let ended = live.run(welcome, events).await;
+                // Nobody listens any more when this fails, and then nobody needs to know.
+                let _ = events.send(Event::Down).await;
+                ended
+            }
+            Err(error) => Ended::Failed(error),
+        }
+    }
+}
+
+/// Connects to a controller and makes sure that it is one of this cluster. Used for the link and for enrolment.
+pub async fn dial(address: &str, cluster: ClusterId, tls: Arc<ClientConfig>) -> Result<Channel, LinkError> {
+    let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
+    let unreachable = |source| LinkError::Unreachable { address: address.to_owned(), source };
+    let tcp = timeout(STEP_TIMEOUT, TcpStream::connect(address)).await.map_err(timed_out).and_then(|r| r);
+    let tcp = tcp.map_err(unreachable)?;
+    tcp.set_nodelay(true).map_err(unreachable)?;
+    let handshake = TlsConnector::from(tls).connect(tls::controller_server_name(cluster), tcp);
+    let stream = timeout(STEP_TIMEOUT, handshake).await.map_err(timed_out).and_then(|r| r);
+    let mut once = Some(TokioIo::new(stream.map_err(LinkError::of_handshake)?));
+    // The scheme is http because TLS is done here already. A connector that worked once is spent: a lost connection
+    // is dialed anew from the start.
+    let connector = tower::service_fn(move |_| {
+        let stream = once.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
+        std::future::ready(stream)
+    });
+    Endpoint::from_static("http://controller")
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| LinkError::Lost(chain(&error)))
+}
+
+/// A connection on which nothing was said yet.
+struct Dialed {
+    client: AgentLinkClient<Channel>,
+}
+
+impl Dialed {
+    fn new(channel: Channel) -> Self {
+        let client = AgentLinkClient::new(channel)
+            .max_decoding_message_size(limits::CONTROLLER_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(limits::AGENT_MESSAGE_BYTES_MAX);
+        Self { client }
+    }
+
+    async fn hello(mut self, hello: Hello, facts: &Facts) -> Result<(Welcome, Live), LinkError> {
+        let encoded = wire::Facts::from(facts.clone()).encode_to_vec();
+        let digest: [u8; 32] = Sha256::digest(encoded).into();
+        let hello = Hello { facts_digest: digest.to_vec().into(), ..hello };
+        let (outbound, queue) = mpsc::channel(OUTBOUND_MESSAGES);
+        let first = wire::FromAgent { messages: vec![FromAgent::Hello(hello).into()] };
+        let requests = stream::once(std::future::ready(first)).chain(batches(queue));
+
+        let first = async {
+            let mut inbound = self.client.session(requests).await?.into_inner();
+            let batch = inbound.message().await?;
+            Ok((inbound, batch))
+        };
+        let (inbound, batch) = timeout(STEP_TIMEOUT, first)
+            .await
+            .map_err(|_| LinkError::Lost("it does not answer".to_owned()))?
+            .map_err(LinkError::of_status)?;
+        let mut messages = vocabulary(batch.unwrap_or_default()).into_iter();
+        let Some(ToAgent::Welcome(welcome)) = messages.next() else {
+            return Err(LinkError::Lost("it closed the session without a welcome".to_owned()));
+        };
+        if !limits::PROTOCOL.contains(&welcome.protocol) {
+            return Err(LinkError::Protocol(welcome.protocol));
+        }
+        if welcome.want_facts {
+            // The queue is empty: there is room.
+            outbound.send(FromAgent::Facts(facts.clone())).await.map_err(|_| LinkError::Closed)?;
+        }
+        warn_of_skew(welcome.clock);
+        Ok((welcome, Live { inbound, rest: messages.collect(), outbound }))
+    }
+}
+
+fn warn_of_skew(controller: Timestamp) {
+    let here = Timestamp::from(SystemTime::now());
+    let skew = here.until(controller).max(controller.until(here));
+    if skew > limits::CLOCK_SKEW_MAX {
+        let seconds = skew.as_secs();
+        warn!(seconds, "this host's clock differs from the controller's: tasks may be refused until it is set");
+    }
+}
+
+/// A session in which everything may be said.
+struct Live {
+    inbound: Streaming<wire::ToAgent>,
+    /// What came together with the welcome.
+    rest: Vec<ToAgent>,
+    outbound: mpsc::Sender<FromAgent>,
+}
+
+impl Live {
+    async fn run(self, welcome: Welcome, events: &mpsc::Sender<Event>) -> Ended {
+        let Self { mut inbound, rest, outbound } = self;
+        if events.send(Event::Live(welcome, outbound)).await.is_err() {
+            return Ended::Failed(LinkError::Closed);
+        }
+        let mut messages = rest;
+        loop {
+            for message in &messages {
+                match message {
+                    ToAgent::Drain(after) => return Ended::Drained(*after),
+                    ToAgent::Revoked => return Ended::Failed(LinkError::Refused("it was revoked".to_owned())),
+                    _ => {}
+                }
+            }
+            if !messages.is_empty() && events.send(Event::Messages(messages)).await.is_err() {
+                return Ended::Failed(LinkError::Closed);
+            }
+            let batch = tokio::select! {
+                batch = inbound.message() => batch,
+                () = events.closed() => return Ended::Failed(LinkError::Closed),
+            };
+            messages = match batch {
+                Ok(Some(batch)) => vocabulary(batch),
+                Ok(None) => return Ended::Failed(LinkError::Lost("it closed the session".to_owned())),
+                Err(status) => return Ended::Failed(LinkError::of_status(status)),
+            };
+        }
+    }
+}
+
+/// What has a meaning; the rest is logged and left out, so that a newer controller's additions do no harm.
+fn vocabulary(batch: wire::ToAgent) -> Vec<ToAgent> {
+    let messages = batch.messages.into_iter().map(ToAgent::try_from);
+    messages
+        .filter_map(|message| message.inspect_err(|error: &WireError| warn!(%error, "message not understood")).ok())
+        .collect()
+}
+
+/// Whatever is ready behind a message under way travels together.
+fn batches(queue: mpsc::Receiver<FromAgent>) -> impl Stream<Item = wire::FromAgent> {
+    stream::unfold(queue, |mut queue| async move {
+        let messages = batch(&mut queue).await;
+        (!messages.is_empty()).then_some((wire::FromAgent { messages }, queue))
+    })
+}
+
+/// The next stream message; empty when the queue is closed.
+async fn batch(queue: &mut mpsc::Receiver<FromAgent>) -> Vec<wire::AgentMessage> {
+    let (mut messages, mut bytes, mut urgent) = (Vec::new(), 0, false);
+    let mut deadline = None;
+    while messages.len() < limits::MESSAGES_PER_BATCH_MAX && bytes < limits::BATCH_BYTES_FULL {
+        let next = match (queue.try_recv(), deadline) {
+            (Ok(message), _) => Some(message),
+            (Err(_), None) => queue.recv().await,
+            (Err(_), Some(_)) if urgent => None,
+            (Err(_), Some(deadline)) => timeout_at(deadline, queue.recv()).await.ok().flatten(),
+        };
+        let Some(message) = next else { break };
+        deadline.get_or_insert_with(|| Instant::now() + COALESCE);
+        urgent |= !matches!(message, FromAgent::Task(_, TaskReport::Accepted | TaskReport::Started));
+        let message = wire::AgentMessage::from(message);
+        bytes += message.encoded_len();
+        messages.push(message);
+    }
+    messages
+}
+
+/// Why a session ended.
+enum Ended {
+    /// The controller asked to come back after this long.
+    Drained(Duration),
+    /// Anything else.
+    Failed(LinkError),
+}
+
+impl Ended {
+    /// One line a change of reason, so that an outage of a week is no flood.
+    fn log(&self, controller: &str, said: &mut String) {
+        let reason = match self {
+            Self::Drained(after) => {
+                info!(%controller, seconds = after.as_secs_f32(), "the controller asks to come back later");
+                return;
+            }
+            Self::Failed(LinkError::Closed) => return,
+            Self::Failed(error) => chain(error),
+        };
+        if *said == reason {
+            debug!(%controller, %reason, "no session");
+        } else {
+            warn!(%controller, %reason, "no session; trying on");
+            *said = reason;
+        }
+    }
+}
+
+/// Uniform between nothing and `most`: agents that lost a controller together do not come back together.
+fn jitter(most: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+    most.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// No TCP connection.
+    #[error("cannot reach the controller at {address}: check the address, the network and that it runs")]
+    Unreachable {
+        /// `HOST:PORT`.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another installation, or somebody in between.
+    #[error("what answers there was not issued by the CA this agent trusts: check the address, or enrol with that cluster")]
+    WrongIssuer,
+    /// Times do not fit.
+    #[error("the controller's certificate is not valid now: check this host's clock and the controller's certificate")]
+    NotValidNow,
+    /// Another failure of TLS.
+    #[error("no TLS with what answers there: check that the port is the right one")]
+    Handshake(#[source] io::Error),
+    /// The controller does not take this agent's certificate.
+    #[error("the controller refuses this agent's identity ({0}): it was revoked or has expired; enrol again with a fresh --state")]
+    Refused(String),
+    /// Newer or older than this agent.
+    #[error("the controller speaks protocol {0}, this agent {own}: use the same release", own = limits::PROTOCOL.end())]
+    Protocol(u32),
+    /// The connection broke, or was closed.
+    #[error("the connection to the controller was lost ({0})")]
+    Lost(String),
+    /// The agent itself ends.
+    #[error("the agent ends")]
+    Closed,
+}
+
+impl LinkError {
+    fn of_handshake(error: io::Error) -> Self {
+        use rustls::Error::{AlertReceived, InvalidCertificate};
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(InvalidCertificate(
+                CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. },
+            )) => Self::NotValidNow,
+            Some(InvalidCertificate(_)) => Self::WrongIssuer,
+            Some(alert @ AlertReceived(_)) => Self::Refused(alert.to_string()),
+            _ => Self::Handshake(error),
+        }
+    }
+
+    /// TLS 1.3 tells a client that its certificate is refused only after it believes to be connected: that shows as a
+    /// request cancelled, or as an alert somewhere down the chain.
+    fn of_status(status: Status) -> Self {
+        let mut text = status.message().to_owned();
+        let mut source = status.source();
+        while let Some(error) = source {
+            text = format!("{text}: {error}");
+            source = error.source();
+        }
+        let refused = matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied | Code::Cancelled);
+        if refused || text.contains("fatal alert") { Self::Refused(text) } else { Self::Lost(text) }
+    }
+}
+
+/// An error with its causes on one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use muster_proto::event::Stream as OutputStream;
+    use muster_proto::id::{JobId, TaskId};
+    use muster_proto::link::{Frame, FrameBody};
+    use muster_proto::outcome::{End, EndKind};
+
+    const TASK: TaskId = TaskId { job: JobId::from_bytes([1; 16]), target: 0, attempt: 1 };
+
+    fn report(report: TaskReport) -> FromAgent {
+        FromAgent::Task(TASK, report)
+    }
+
+    fn frame(number: u64) -> FromAgent {
+        let body = FrameBody::Data { offset: 0, data: Bytes::from(vec![b'x'; limits::OUTPUT_FRAME_BYTES_MAX]) };
+        report(TaskReport::Frame(Frame { number, stream: OutputStream::Stdout, body }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_ends_at_once_costs_one_message() {
+        let (sender, mut queue) = mpsc::channel(8);
+        let sending = tokio::spawn(async move {
+            sender.send(report(TaskReport::Accepted)).await.expect("open");
+            sleep(Duration::from_millis(1)).await;
+            sender.send(report(TaskReport::Started)).await.expect("open");
+            let end = End { kind: EndKind::Exit(0), duration: Duration::ZERO };
+            sender.send(report(TaskReport::Exited { frames: 0, end })).await.expect("open");
+            sleep(Duration::from_secs(1)).await;
+        });
+        let begun = Instant::now();
+        assert_eq!(batch(&mut queue).await.len(), 3);
+        assert!(begun.elapsed() <= Duration::from_millis(1), "an end waits for nothing");
+        assert!(batch(&mut queue).await.is_empty(), "the queue is closed");
+        sending.await.expect("sent");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_acceptance_alone_waits_no_longer_than_it_must() {
+        let (sender, mut queue) = mpsc::channel(8);
+        sender.send(report(TaskReport::Accepted)).await.expect("open");
+        let begun = Instant::now();
+        assert_eq!(batch(&mut queue).await.len(), 1);
+        assert_eq!(begun.elapsed(), COALESCE);
+    }
+
+    #[tokio::test]
+    async fn batches_stay_below_the_limit_of_a_message() {
+        let (sender, mut queue) = mpsc::channel(8);
+        for number in 0..8 {
+            sender.send(frame(number)).await.expect("open");
+        }
+        drop(sender);
+        let mut total = 0;
+        loop {
+            let messages = batch(&mut queue).await;
+            if messages.is_empty() {
+                break;
+            }
+            total += messages.len();
+            assert!(wire::FromAgent { messages }.encoded_len() < limits::AGENT_MESSAGE_BYTES_MAX);
+        }
+        assert_eq!(total, 8);
+    }
+
+    #[test]
+    fn jitter_stays_within_its_bound() {
+        for _ in 0..1000 {
+            assert!(jitter(RETRY_FIRST) <= RETRY_FIRST);
+        }
+    }
+}

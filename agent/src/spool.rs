@@ -1,0 +1,316 @@
+//! The spool: a directory a task, and the whole interface between the agent and the task's supervisor.
+//!
+//! ```text
+//! spool/<task>/spec     agent       what to run; complete and durable before the supervisor is started
+//!              stdin    agent       what the program reads, if anything
+//!              script   agent       what is executed, if it was carried along
+//!              cancel   agent       exists: end the task
+//!              reserve  agent       space that the supervisor gives back when the disk is full
+//!              started  supervisor  exists: the program runs
+//!              out      supervisor  output, as records that are appended
+//!              exit     supervisor  the end; the task is over. Written by the agent if the supervisor is gone
+//! ```
+//!
+//! One writer a file. The supervisor inherits `out` open and locked (flock), and holds it for as long as it works: so the
+//! agent can tell at any time, after a restart too, whether it is alive, and a task is never buried and run at once.
+//! Either side may die at any time: files appear whole, by rename, and readers wait for the rest of a torn record.
+
+mod doorbell;
+mod out;
+mod stored;
+
+use crate::process::{self, Containment};
+use bytes::Bytes;
+pub use doorbell::{Doorbell, News};
+use muster_proto::command::BlobRef;
+use muster_proto::id::{BootId, TaskId};
+use muster_proto::job::JobSpec;
+use muster_proto::name::HostName;
+use muster_proto::outcome::{End, EndKind};
+pub use out::OutReader;
+pub(crate) use out::{HEADER_BYTES as RECORD_HEADER_BYTES, Record, RecordBody};
+use rustix::fs::FlockOperation;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Enough for the records of a truncation and for `exit`.
+const RESERVE_BYTES: usize = 16 << 10;
+
+/// All tasks of an agent that are not committed yet.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    root: PathBuf,
+}
+
+/// What a supervisor is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskSpec {
+    /// Which task.
+    pub task: TaskId,
+    /// The name this agent enrolled with, for the program's environment.
+    pub host: HostName,
+    /// The signed payload, byte for byte.
+    pub payload: Bytes,
+    /// What holds the task's processes together.
+    pub containment: Containment,
+}
+
+/// The directory of one task. Cheap; holds nothing open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskDir {
+    path: PathBuf,
+}
+
+/// The program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    /// Its process id.
+    pub pid: u32,
+}
+
+/// The task is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// Frames of output in all; all of them are in `out`.
+    pub frames: u64,
+    /// How it ended.
+    pub end: End,
+    /// The program left processes behind that were still alive, and were left alone.
+    pub left_behind: bool,
+}
+
+impl Spool {
+    /// Opens the spool or makes it, for this user alone. Removes what a crash left half made.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(root)?;
+        for entry in fs::read_dir(root)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "new" || extension == "old") {
+                fs::remove_dir_all(&path)?;
+            }
+        }
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// Makes a task's directory, whole and durable or not at all. `blobs` holds the blobs that the command names, each under
+    /// [`blob_name`] and already verified; they are linked into the task's directory (or copied, from another file system) and may be
+    /// removed afterwards.
+    pub fn create(&self, spec: &TaskSpec, blobs: &Path) -> Result<TaskDir, SpoolError> {
+        let dir = self.dir(spec.task);
+        if dir.path.exists() {
+            return Err(SpoolError::Exists(spec.task));
+        }
+        let io_error = |source| SpoolError::Io { task: spec.task, source };
+        let new = dir.path.with_added_extension("new");
+        let made = self.fill(&new, spec, blobs).and_then(|()| fs::rename(&new, &dir.path)).and_then(|()| sync(&self.root));
+        if let Err(source) = made {
+            // Space is short more often than not: what was made so far must not stay.
+            let _ = fs::remove_dir_all(&new);
+            return Err(io_error(source));
+        }
+        Ok(dir)
+    }
+
+    fn fill(&self, new: &Path, spec: &TaskSpec, blobs: &Path) -> io::Result<()> {
+        let job = JobSpec::decode(&spec.payload).map_err(io::Error::other)?;
+        let _ = fs::remove_dir_all(new);
+        DirBuilder::new().mode(0o700).create(new)?;
+        write_durable(&new.join("spec"), &stored::encode_spec(spec, process::boot_id()?))?;
+        write_durable(&new.join("out"), b"")?;
+        write_durable(&new.join("reserve"), &[0; RESERVE_BYTES])?;
+        let command = job.command();
+        if let Some(blob) = &command.stdin {
+            link_or_copy(&blobs.join(blob_name(blob)), &new.join("stdin"))?;
+        }
+        if let muster_proto::command::Program::Script { content, .. } = &command.program {
+            link_or_copy(&blobs.join(blob_name(content)), &new.join("script"))?;
+        }
+        sync(new)
+    }
+
+    /// The directory of a task, whether it exists or not.
+    pub fn dir(&self, task: TaskId) -> TaskDir {
+        TaskDir { path: self.root.join(task.to_string()) }
+    }
+
+    /// The tasks that have a directory, in no order.
+    pub fn tasks(&self) -> io::Result<Vec<TaskId>> {
+        let mut tasks = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            tasks.extend(entry?.file_name().to_str().and_then(|name| name.parse::<TaskId>().ok()));
+        }
+        Ok(tasks)
+    }
+}
+
+/// The name of a blob's file: its SHA-256 in lower-case hexadecimal.
+pub fn blob_name(blob: &BlobRef) -> String {
+    use std::fmt::Write as _;
+    blob.digest.iter().fold(String::with_capacity(64), |mut name, byte| {
+        let _ = write!(name, "{byte:02x}");
+        name
+    })
+}
+
+impl TaskDir {
+    /// As the supervisor is given it.
+    pub(crate) fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What to run, and the boot of the kernel at the time of the order.
+    pub(crate) fn spec(&self) -> io::Result<(TaskSpec, BootId)> {
+        stored::decode_spec(&fs::read(self.path.join("spec"))?)
+    }
+
+    /// `None` as long as the program has not been executed.
+    pub fn started(&self) -> io::Result<Option<Started>> {
+        read_if_there(&self.path.join("started"))?.map(|bytes| stored::decode_started(&bytes)).transpose()
+    }
+
+    /// `None` as long as the task is not over.
+    pub fn exit(&self) -> io::Result<Option<Exit>> {
+        read_if_there(&self.path.join("exit"))?.map(|bytes| stored::decode_exit(&bytes)).transpose()
+    }
+
+    /// Tells the supervisor to end the task: TERM, grace, KILL. The answer is `exit`, as for any task. Durable, and may be
+    /// repeated.
+    pub fn request_cancel(&self) -> io::Result<()> {
+        write_durable(&self.path.join("cancel"), b"")?;
+        sync(&self.path)
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.path.join("cancel").exists()
+    }
+
+    pub(crate) fn write_started(&self, started: Started) -> io::Result<()> {
+        let (new, path) = (self.path.join("started.new"), self.path.join("started"));
+        fs::write(&new, stored::encode_started(started))?;
+        fs::rename(new, path)
+    }
+
+    pub(crate) fn write_exit(&self, exit: &Exit) -> io::Result<()> {
+        let (new, path) = (self.path.join("exit.new"), self.path.join("exit"));
+        write_durable(&new, &stored::encode_exit(exit))?;
+        fs::rename(new, path)?;
+        sync(&self.path)
+    }
+
+    /// Gives back the space that was set aside, so that the end can be written on a full disk.
+    pub(crate) fn release_reserve(&self) {
+        let _ = fs::remove_file(self.path.join("reserve"));
+    }
+
+    /// Opens `out` for the one supervisor that this task may ever have. It inherits the file, and with it the lock: there is
+    /// no moment at which it lives without.
+    pub(crate) fn take_out(&self) -> io::Result<File> {
+        let out = self.lock_out()?.ok_or(io::ErrorKind::ResourceBusy)?;
+        if self.started()?.is_some() || self.exit()?.is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        Ok(out)
+    }
+
+    /// A supervisor works on this task: from [`crate::supervisor::spawn`] until just after `exit` is there, or until it
+    /// dies.
+    pub fn supervisor_alive(&self) -> io::Result<bool> {
+        Ok(self.lock_out()?.is_none())
+    }
+
+    fn lock_out(&self) -> io::Result<Option<File>> {
+        let out = OpenOptions::new().append(true).open(self.path.join("out"))?;
+        match rustix::fs::flock(&out, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(out)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends a task whose supervisor is gone: kills what is left of it (waits for that, at most two seconds) and writes `exit` with
+    /// [`EndKind::Lost`], or returns the `exit` that is there. 
+    /// Fails with [`io::ErrorKind::ResourceBusy`] if the supervisor is alive.
+    pub fn bury(&self) -> io::Result<Exit> {
+        let Some(_lock) = self.lock_out()? else {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        };
+        if let Some(exit) = self.exit()? {
+            return Ok(exit);
+        }
+        let (spec, boot) = self.spec()?;
+        let reason = if boot == process::boot_id()? {
+            process::Family::bury(&spec.containment, spec.task);
+            "its supervisor ended before it: what was left of it was killed"
+        } else {
+            "the host was restarted while it ran"
+        };
+        let mut reader = OutReader::open(self)?;
+        while reader.next()?.is_some() {}
+        let end = End { kind: EndKind::Lost(reason.to_owned()), duration: Duration::ZERO };
+        let exit = Exit { frames: reader.next_frame(), end, left_behind: false };
+        self.write_exit(&exit)?;
+        Ok(exit)
+    }
+
+    /// Removes the directory with all that is in it. It does nothing if there is none.
+    pub fn remove(&self) -> io::Result<()> {
+        // The name goes first, so that a crash leaves no half directory that looks like a task.
+        let old = self.path.with_added_extension("old");
+        match fs::rename(&self.path, &old) {
+            Ok(()) => fs::remove_dir_all(old),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The spool cannot take a task: refuse it with this text.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// It is there already.
+    #[error("the spool already has the task {0}")]
+    Exists(TaskId),
+    /// The disk.
+    #[error("cannot write task {task} to the spool ({source}): free space on the agent's disk or check its permissions")]
+    Io {
+        /// Which.
+        task: TaskId,
+        /// What failed.
+        source: io::Error,
+    },
+}
+
+fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn write_durable(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn sync(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
+    if fs::hard_link(from, to).is_err() {
+        fs::copy(from, to)?;
+    }
+    // Nobody else can enter the directory; but the program, whoever it runs as, may open its stdin again by `/dev/stdin`.
+    fs::set_permissions(to, fs::Permissions::from_mode(0o444))?;
+    File::open(to)?.sync_all()
+}

@@ -1,0 +1,159 @@
+//! How the agent learns that a supervisor did something: inotify on the directories of its tasks.
+//!
+//! A supervisor holds `out` open for writing as long as it works, so the kernel tells of its death, too. Where a user has no
+//! inotify instance left (128 by default, and every supervisor would like one), a timer makes the agent look.
+
+use super::TaskDir;
+use muster_proto::id::TaskId;
+use rustix::fs::{FlockOperation, flock, inotify};
+use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// Time between two looks where there is no inotify: 200 ms.
+const LOOK_NANOSECONDS: i64 = 200_000_000;
+
+/// Rings (its descriptor becomes readable) when one of the watched tasks has news.
+#[derive(Debug)]
+pub struct Doorbell {
+    source: Source,
+    watched: HashMap<TaskId, (i32, TaskDir)>,
+    tasks: HashMap<i32, TaskId>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Inotify(OwnedFd),
+    Timer(OwnedFd),
+}
+
+/// What is new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum News {
+    /// `started`, `out` or `exit` may have changed.
+    Changed,
+    /// The supervisor no longer works on the task: there is an `exit`, or the task has to be buried
+    /// ([`TaskDir::bury`]).
+    Ended,
+}
+
+impl Doorbell {
+    /// Watches nothing yet. The descriptor does not block.
+    pub fn new() -> io::Result<Self> {
+        let source = match inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK) {
+            Ok(inotify) => Source::Inotify(inotify),
+            Err(_) => {
+                let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+                Source::Timer(timerfd_create(TimerfdClockId::Monotonic, flags)?)
+            }
+        };
+        Ok(Self { source, watched: HashMap::new(), tasks: HashMap::new() })
+    }
+
+    /// Rings for this task from now on. Look at the task once after this: what happened before does not ring.
+    pub fn watch(&mut self, task: TaskId, dir: &TaskDir) -> io::Result<()> {
+        let watch = match &self.source {
+            Source::Inotify(inotify) => {
+                let flags =
+                    inotify::WatchFlags::MODIFY | inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::CLOSE_WRITE;
+                inotify::add_watch(inotify, dir.path(), flags)?
+            }
+            Source::Timer(_) => 0,
+        };
+        self.watched.insert(task, (watch, dir.clone()));
+        self.tasks.insert(watch, task);
+        self.set_timer()
+    }
+
+    /// Rings no more for this task. Before [`TaskDir::remove`], so that nothing is remembered of it.
+    pub fn unwatch(&mut self, task: TaskId) {
+        let Some((watch, _)) = self.watched.remove(&task) else {
+            return;
+        };
+        self.tasks.remove(&watch);
+        if let Source::Inotify(inotify) = &self.source {
+            let _ = inotify::remove_watch(inotify, watch);
+        }
+        // A timer that rings for nobody is a nuisance, no more.
+        let _ = self.set_timer();
+    }
+
+    /// The tasks that have news, each once; empty if the bell did not ring.
+    pub fn drain(&mut self) -> io::Result<Vec<(TaskId, News)>> {
+        let mut news: BTreeMap<TaskId, News> = BTreeMap::new();
+        let look_at_all = match &self.source {
+            Source::Timer(timer) => rustix::io::read(timer, &mut [0_u8; 8]).is_ok(),
+            Source::Inotify(inotify) => read_events(inotify, |event| {
+                if let Some(task) = self.tasks.get(&event.wd()) {
+                    let gone = event.events().contains(inotify::ReadFlags::CLOSE_WRITE)
+                        && event.file_name().is_some_and(|name| name == c"out");
+                    let new = if gone { News::Ended } else { News::Changed };
+                    let known = news.entry(*task).or_insert(new);
+                    *known = new.max(*known);
+                }
+            })?,
+        };
+        for (task, new) in &news {
+            if let (News::Ended, Some((_, dir))) = (new, self.watched.get(task)) {
+                wait_for_lock(dir.path());
+            }
+        }
+        if look_at_all {
+            for (task, (_, dir)) in &self.watched {
+                let gone = !dir.supervisor_alive().unwrap_or(false);
+                news.insert(*task, if gone { News::Ended } else { News::Changed });
+            }
+        }
+        Ok(news.into_iter().collect())
+    }
+
+    fn set_timer(&self) -> io::Result<()> {
+        if let Source::Timer(timer) = &self.source {
+            let nanoseconds = if self.watched.is_empty() { 0 } else { LOOK_NANOSECONDS };
+            let interval = Timespec { tv_sec: 0, tv_nsec: nanoseconds };
+            let spec = Itimerspec { it_interval: interval, it_value: interval };
+            timerfd_settime(timer, TimerfdTimerFlags::empty(), &spec)?;
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Doorbell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.source {
+            Source::Inotify(fd) | Source::Timer(fd) => fd.as_fd(),
+        }
+    }
+}
+
+/// Hands on all events there are. True if the kernel had to drop some.
+fn read_events(inotify: &OwnedFd, mut hear: impl FnMut(&inotify::Event<'_>)) -> io::Result<bool> {
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut reader = inotify::Reader::new(inotify, &mut buffer);
+    let mut overflow = false;
+    loop {
+        match reader.next() {
+            Ok(event) => {
+                overflow |= event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW);
+                hear(&event);
+            }
+            Err(Errno::AGAIN) => return Ok(overflow),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The kernel tells of a close a moment before it gives up the lock: whoever hears of the end finds it given up.
+fn wait_for_lock(dir: &Path) {
+    if let Ok(out) = File::open(dir.join("out")) {
+        let _ = flock(&out, FlockOperation::LockShared);
+    }
+}

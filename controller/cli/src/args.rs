@@ -1,0 +1,125 @@
+//! What is typed: the global options, the list of verbs, and the readers of words that several verbs take. Each verb's
+//! own options are in its file.
+
+use crate::commands;
+use clap::{Parser, Subcommand, ValueEnum};
+use muster_proto::fleet::Labels;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Run a command on a fleet and see every answer as it arrives.
+#[derive(Debug, Parser)]
+#[command(name = "muster", version, disable_help_subcommand = true)]
+pub struct Args {
+    /// Options of every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// The verb.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Options of every command")]
+pub struct Global {
+    /// Controller and identity to use, by its name in the configuration
+    #[arg(long, global = true, env = "MUSTER_CONTEXT", hide_env_values = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Configuration file; otherwise muster/config.toml in your configuration directory
+    #[arg(long, global = true, env = "MUSTER_CONFIG", hide_env_values = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run a command on many hosts and see every answer as it arrives
+    Run(Box<commands::run::Args>),
+    /// Follow a job that was started earlier, or elsewhere
+    Attach(commands::attach::Args),
+    /// Print the stored output of a job
+    Logs(commands::logs::Args),
+    /// End a job on all its hosts
+    Cancel(commands::cancel::Args),
+    /// Run the command of an earlier job again where it did not succeed
+    Rerun(commands::rerun::Args),
+    /// Show which hosts an expression means
+    Targets(commands::targets::Args),
+    /// List jobs, the newest first
+    Jobs(commands::jobs::Args),
+    /// Show a job with all its hosts
+    Job(commands::job::Args),
+    /// List agents; show, label, revoke or approve them
+    Agents(commands::agents::Args),
+    /// Make the tokens with which machines enrol
+    Token(commands::token::Args),
+    /// Add, list or disable the people who may sign jobs
+    Operator(commands::operator::Args),
+    /// Become an operator with a one-use code
+    Login(commands::login::Args),
+    /// Start a controller and local agents, then run a command or wait
+    Dev(commands::dev::Args),
+}
+
+/// How a list is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Form {
+    /// Columns for people.
+    #[default]
+    Text,
+    /// One JSON value.
+    Json,
+}
+
+/// A span of time as people write it: `90` (seconds), `30s`, `5m`, `1h30m`. Never zero.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let span = match text.parse::<u32>() {
+        Ok(seconds) => Duration::from_secs(seconds.into()),
+        Err(_) => humantime::parse_duration(text).map_err(|_| "use a time like 30s, 5m, 1h30m or 90".to_owned())?,
+    };
+    if span.is_zero() { Err("it must be more than 0".to_owned()) } else { Ok(span) }
+}
+
+/// Labels as `role=web,env=prod`.
+pub fn labels(text: &str) -> Result<Labels, String> {
+    let mut labels = Labels::new();
+    for pair in text.split(',') {
+        let (key, value) = pair.split_once('=').ok_or_else(|| format!("{pair:?} is no label: write KEY=VALUE"))?;
+        let key = key.parse().map_err(|error| format!("{error}"))?;
+        let value = value.parse().map_err(|error| format!("{error}"))?;
+        if labels.insert(key, value).is_some() {
+            return Err(format!("{pair:?} names a label twice"));
+        }
+    }
+    Ok(labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_finite_and_not_zero() {
+        for (text, seconds) in [("90", 90), ("30s", 30), ("5m", 300), ("1h30m", 5400), ("1h 30m", 5400)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "0", "0s", "-1", "soon", "5 parsecs", "99999999999999999999h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn labels_are_pairs_of_words() {
+        assert_eq!(labels("role=web,env=prod").map(|labels| labels.len()), Ok(2));
+        for text in ["", "role", "role=", "=web", "role=web,", "role=web,role=db", "Role=web", "a=b=c"] {
+            assert!(labels(text).is_err(), "{text}");
+        }
+    }
+}

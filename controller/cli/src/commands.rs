@@ -1,0 +1,17 @@
+//! One verb, one file. A verb takes its own `Args` and the settings, and returns how `muster` exits.
+
+pub mod agents;
+pub mod attach;
+pub mod cancel;
+pub mod dev;
+pub mod follow;
+pub mod job;
+pub mod jobs;
+pub mod launch;
+pub mod login;
+pub mod logs;
+pub mod operator;
+pub mod rerun;
+pub mod run;
+pub mod targets;
+pub mod token;

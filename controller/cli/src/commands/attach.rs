@@ -1,0 +1,46 @@
+//! `muster attach`: follow a job that was started earlier, or elsewhere.
+
+use super::follow::{self, Follower, Since};
+use crate::exit::Exit;
+use crate::settings::Settings;
+use crate::track::Track;
+use muster_proto::id::JobId;
+use muster_proto::job::JobSpec;
+use muster_proto::name::HostName;
+use std::rc::Rc;
+
+/// Options of `muster attach`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The job
+    #[arg(value_name = "ID")]
+    job: JobId,
+    /// Show only what happened after this event, by its number in -o jsonl
+    #[arg(long, value_name = "SEQ", default_value_t = 0, hide_default_value = true)]
+    after: u64,
+    #[command(flatten)]
+    follow: follow::Args,
+}
+
+/// Performs `muster attach`.
+pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
+    args.follow.check()?;
+    let client = settings.connect().await?;
+    let (summary, hosts) = client.job(args.job).await?;
+    let names: Rc<[HostName]> = hosts.iter().map(|host| host.target.name.clone()).collect();
+    let mut track = Track::new(names.clone());
+    if args.after > 0 {
+        // The hosts whose end will not be shown again have to be counted all the same.
+        track.catch_up(&hosts);
+    }
+    let job = follow::Job {
+        verb: "attach",
+        id: summary.job,
+        names,
+        // For waiting only, nothing is run by it: the signature need not be verified.
+        grace: JobSpec::decode(&summary.signed.payload)?.command().grace,
+        since: Since::Signed { at: summary.created_at, done_at: summary.done_at },
+    };
+    let mut interrupts = follow::interrupts()?;
+    Follower::new(client, job, &args.follow, track, args.after).run(&mut interrupts).await
+}

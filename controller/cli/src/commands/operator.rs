@@ -1,0 +1,71 @@
+//! `muster operator`: the people and programs that may sign jobs.
+
+use crate::args;
+use crate::exit::Exit;
+use crate::settings::Settings;
+use crate::show::table::Table;
+use crate::show::{self, moment};
+use clap::Subcommand;
+use muster_proto::name::OperatorName;
+use std::time::Duration;
+
+/// Options of `muster operator`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Print a one-use code for `muster login`
+    Add {
+        /// The new operator's name
+        name: OperatorName,
+        /// How long the code may be used
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = args::duration)]
+        ttl: Duration,
+    },
+    /// List everybody who was ever added
+    List,
+    /// Let an operator in no more
+    Disable {
+        /// The operator's name
+        name: OperatorName,
+    },
+}
+
+/// Performs `muster operator`.
+pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
+    let client = settings.connect().await?;
+    match args.verb {
+        Verb::Add { name, ttl } => {
+            let code = client.add_operator(&name, ttl).await?;
+            show::data(&format!("{}\n", code.word))?;
+            let until = moment::rfc3339(code.expires_at);
+            show::note(&format!("good once, until {until}; {name} types, where they work:\n  muster login CODE"));
+        }
+        Verb::List => {
+            let mut table = Table::new(&["NAME", "STATE", "ADDED", "LOGIN"]);
+            for operator in client.operators().await? {
+                let state = match (operator.disabled_at, operator.login_at) {
+                    (Some(_), _) => "disabled",
+                    (None, Some(_)) => "active",
+                    (None, None) => "invited",
+                };
+                table.row(vec![
+                    operator.name.to_string(),
+                    state.to_owned(),
+                    moment::rfc3339(operator.added_at),
+                    operator.login_at.map(moment::rfc3339).unwrap_or_default(),
+                ]);
+            }
+            show::data(&table.to_string())?;
+        }
+        Verb::Disable { name } => {
+            client.disable_operator(&name).await?;
+            show::note(&format!("{name} is let in no more; jobs that {name} signed before go on"));
+        }
+    }
+    Ok(Exit::Success)
+}

@@ -1,0 +1,177 @@
+//! The user's configuration: where it is, how it is read, and how it is changed without losing anything.
+
+use crate::args::Global;
+use crate::client::Client;
+use muster_proto::context::{Config, Context};
+use rustix::fs::Mode;
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// Which configuration and which controller the user means.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    path: PathBuf,
+    context: Option<String>,
+}
+
+impl Settings {
+    /// From the global options; what they leave open follows the XDG base directories.
+    pub fn new(global: &Global) -> Result<Self, SettingsError> {
+        // An empty variable is as good as none: that is how scripts unset them.
+        let given = global.config.clone().filter(|path| !path.as_os_str().is_empty());
+        let path = given.or_else(default_path).ok_or(SettingsError::NoHome)?;
+        Ok(Self { path, context: global.context.clone().filter(|name| !name.is_empty()) })
+    }
+
+    /// The configuration file, which need not exist.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The context that was asked for by name.
+    pub fn named_context(&self) -> Option<&str> {
+        self.context.as_deref()
+    }
+
+    /// The context that is meant: the one asked for, else the current one.
+    pub fn context(&self) -> Result<Context, SettingsError> {
+        let mut config = self.load()?;
+        let name = match (&self.context, &config.current) {
+            (Some(name), _) | (None, Some(name)) => name.clone(),
+            (None, None) if config.contexts.is_empty() => return Err(SettingsError::Nowhere(self.path.clone())),
+            (None, None) => return Err(SettingsError::NoneCurrent { known: names(&config) }),
+        };
+        config.contexts.remove(&name).ok_or_else(|| SettingsError::Unknown { name, known: names(&config) })
+    }
+
+    /// Dials the controller that is meant.
+    pub async fn connect(&self) -> anyhow::Result<Client> {
+        Ok(Client::connect(&self.context()?).await?)
+    }
+
+    /// The whole configuration; an empty one if there is no file.
+    pub fn load(&self) -> Result<Config, SettingsError> {
+        let text = match fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Config::default()),
+            Err(cause) => return Err(SettingsError::Read { path: self.path.clone(), cause }),
+        };
+        Config::from_toml(&text)
+            .map_err(|error| SettingsError::Form { path: self.path.clone(), why: error.message().to_owned() })
+    }
+
+    /// Changes the configuration so that a crash leaves the old one or the new one, and two changes at a time do not
+    /// lose each other. Only the user can read the file: it holds keys.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Config) -> T) -> Result<T, SettingsError> {
+        let write_error = |cause| SettingsError::Write { path: self.path.clone(), cause };
+        let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(write_error)?;
+        let lock = open_private(&self.path.with_extension("lock")).map_err(write_error)?;
+        lock.lock().map_err(write_error)?;
+        let mut config = self.load()?;
+        let result = change(&mut config);
+        let text = config.to_toml().map_err(|error| write_error(io::Error::other(error)))?;
+        replace(&self.path, dir, &text).map_err(write_error)?;
+        Ok(result)
+    }
+}
+
+fn open_private(path: &Path) -> io::Result<File> {
+    File::options().create(true).truncate(true).write(true).mode(0o600).open(path)
+}
+
+fn replace(path: &Path, dir: &Path, text: &str) -> io::Result<()> {
+    // A configuration that is a link stays one: dotfiles often live elsewhere.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let new = path.with_extension("new");
+    let mut file = open_private(&new)?;
+    file.set_permissions(fs::Permissions::from_mode(Mode::RUSR.union(Mode::WUSR).bits()))?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, &path)?;
+    File::open(dir)?.sync_all()
+}
+
+fn default_path() -> Option<PathBuf> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;
+    Some(base.join("muster/config.toml"))
+}
+
+fn names(config: &Config) -> String {
+    config.contexts.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// A program of ours: beside our own executable, else in `PATH`.
+pub fn program(name: &str) -> Option<PathBuf> {
+    env::split_paths(&path_with_own_programs()).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+/// `PATH`, with the directory of our own executable before all others.
+pub fn path_with_own_programs() -> OsString {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let own = env::current_exe().ok().and_then(|own| Some(own.parent()?.to_owned()));
+    // A directory with a colon in its name cannot be in PATH.
+    env::join_paths(own.into_iter().chain(env::split_paths(&path))).unwrap_or(path)
+}
+
+/// The name of the user who runs this, if the environment says.
+pub fn user() -> Option<String> {
+    ["USER", "LOGNAME"].into_iter().find_map(|name| env::var(name).ok()).map(|name| name.to_ascii_lowercase())
+}
+
+/// There is no usable configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Neither named nor derivable.
+    #[error("where is the configuration? Set HOME, or name the file with --config")]
+    NoHome,
+    /// No context at all.
+    #[error(
+        "no controller is known: log in with `muster login CODE`, or make one with `muster-controller init` \
+         ({} has no context)", .0.display()
+    )]
+    Nowhere(PathBuf),
+    /// Several, none chosen.
+    #[error("no context is current: choose one with --context ({known})")]
+    NoneCurrent {
+        /// Names to choose from.
+        known: String,
+    },
+    /// A name that is not there.
+    #[error("there is no context {name:?}: choose one of {known}, or log in with `muster login CODE --context {name}`")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// Names to choose from.
+        known: String,
+    },
+    /// The file cannot be read.
+    #[error("cannot read {}: {cause}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// The file is no configuration.
+    #[error("{} is no configuration of Muster ({why}): correct it, or remove it and log in again", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// What the reader stumbled over.
+        why: String,
+    },
+    /// The file cannot be written.
+    #[error("cannot write {}: {cause}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+}

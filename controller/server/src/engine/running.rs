@@ -1,0 +1,275 @@
+//! One job at work: the pure machine with a clock, a store and sessions around it.
+//!
+//! A turn of the loop takes every fact that has arrived, asks the machine, makes the events durable, and only then
+//! rings the doorbell, answers, and sends. While the store commits, the next facts gather: under load a commit
+//! carries many.
+
+use super::{Progress, Resumption, TaskView, view_of};
+use crate::clock;
+use crate::sessions::{Epoch, OfferedJob, Outgoing, Sessions};
+use muster_core::job::{self, Effects, Held, Job, Say, Send};
+use muster_proto::id::{AgentId, TaskId};
+use muster_proto::job::{JobState, SignedJob, Target};
+use muster_proto::link::{TaskReport, ToAgent};
+use muster_proto::merkle::Tree;
+use muster_proto::name::OperatorName;
+use muster_proto::time::Timestamp;
+use muster_store::{Append, AuditEntry, Store, StoreError};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info, warn};
+
+/// Facts taken in one turn.
+const BATCH_LEN: usize = 256;
+/// Timers follow the wall clock, which may be set: it is looked at again after this long.
+const NAP_MAX: Duration = Duration::from_secs(30);
+/// A store that cannot write is tried again after this long; agents keep what is not acknowledged.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// A fact for a job, from a door.
+pub(super) enum Input {
+    /// A session began; `held` are the tasks of this job that the agent named.
+    Hello { agent: AgentId, epoch: Epoch, held: Vec<(TaskId, Held)>, answer: oneshot::Sender<Resumption> },
+    /// A session ended.
+    Gone { agent: AgentId, epoch: Epoch },
+    /// An agent will never be heard again.
+    Revoked { agent: AgentId },
+    /// An agent speaks of its tasks.
+    Reports { agent: AgentId, epoch: Epoch, reports: Vec<(TaskId, TaskReport)> },
+    /// An operator wants it ended.
+    Cancel { operator: OperatorName, answer: oneshot::Sender<()> },
+    /// An operator wants to see where the targets stand.
+    View { answer: oneshot::Sender<Vec<TaskView>> },
+}
+
+/// A job with what its task needs.
+pub(super) struct Running {
+    job: Job,
+    offered: Arc<OfferedJob>,
+    targets: Arc<[Target]>,
+    places: HashMap<AgentId, u32>,
+    /// The session of each target that is known to the machine as connected.
+    epochs: Vec<Option<Epoch>>,
+    store: Store,
+    sessions: Sessions,
+}
+
+/// What is done once the events are durable.
+#[derive(Default)]
+struct Afterwards {
+    effects: Effects,
+    hellos: Vec<(oneshot::Sender<Resumption>, Resumption)>,
+    cancels: Vec<oneshot::Sender<()>>,
+    audit: Vec<AuditEntry>,
+}
+
+impl Running {
+    pub(super) fn new(
+        job: Job,
+        signed: SignedJob,
+        targets: Arc<[Target]>,
+        tree: Tree,
+        store: Store,
+        sessions: Sessions,
+    ) -> Self {
+        let blobs = job.spec().command().blobs().collect();
+        let places = targets.iter().zip(0..).map(|(target, place)| (target.agent, place)).collect();
+        let epochs = vec![None; targets.len()];
+        Self { job, offered: Arc::new(OfferedJob { signed, tree, blobs }), targets, places, epochs, store, sessions }
+    }
+
+    pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Input>, progress: watch::Sender<Progress>) {
+        let mut batch = Vec::with_capacity(BATCH_LEN);
+        let mut after = Afterwards::default();
+        self.meet_connected(&mut after);
+        loop {
+            let now = clock::now();
+            for input in batch.drain(..) {
+                self.take(input, now, &mut after);
+            }
+            self.job.advance(now, &mut after.effects);
+            if let Err(error) = self.commit(&mut after).await {
+                error!(job = %self.job.spec().job, %error, "the job stops here until the controller is started again");
+                return;
+            }
+            let done = self.job.state() == JobState::Done;
+            progress.send_replace(Progress { seq: self.job.last_seq(), done });
+            self.tell(std::mem::take(&mut after));
+            if done {
+                info!(job = %self.job.spec().job, "job done");
+                return;
+            }
+            let nap = self.job.wake_at().map_or(NAP_MAX, |at| clock::now().until(at)).min(NAP_MAX);
+            tokio::select! {
+                taken = inputs.recv_many(&mut batch, BATCH_LEN) => if taken == 0 { return },
+                () = tokio::time::sleep(nap.max(Duration::from_millis(1))) => {}
+            }
+        }
+    }
+
+    /// The sessions that were there before the job.
+    fn meet_connected(&mut self, after: &mut Afterwards) {
+        self.epochs = self.sessions.epochs(self.targets.iter().map(|target| target.agent));
+        for (place, epoch) in (0_u32..).zip(self.epochs.clone()) {
+            // A job that was taken up again meets nobody: listeners open after it.
+            if epoch.is_some() {
+                self.job.connected(place, None, clock::now(), &mut after.effects);
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input, now: Timestamp, after: &mut Afterwards) {
+        match input {
+            Input::Hello { agent, epoch, held, answer } => {
+                let resumption = self.hello(agent, epoch, &held, now, after);
+                after.hellos.push((answer, resumption));
+            }
+            Input::Gone { agent, epoch } => {
+                if let Some(target) = self.place_in(agent, epoch) {
+                    self.epochs[target as usize] = None;
+                    let _ = self.job.apply(job::Input::Disconnected { target }, now, &mut after.effects);
+                }
+            }
+            Input::Revoked { agent } => {
+                if let Some(&target) = self.places.get(&agent) {
+                    self.epochs[target as usize] = None;
+                    let _ = self.job.apply(job::Input::Revoked { target }, now, &mut after.effects);
+                }
+            }
+            Input::Reports { agent, epoch, reports } => self.reports(agent, epoch, reports, now, after),
+            Input::Cancel { operator, answer } => {
+                after.audit.push(AuditEntry {
+                    at: now,
+                    actor: format!("operator/{operator}"),
+                    action: "job.cancel".to_owned(),
+                    detail: self.job.spec().job.to_string(),
+                });
+                let _ = self.job.apply(job::Input::Cancel { operator }, now, &mut after.effects);
+                after.cancels.push(answer);
+            }
+            Input::View { answer } => {
+                let _ = answer.send(self.job.tasks().iter().map(view_of).collect());
+            }
+        }
+    }
+
+    fn hello(
+        &mut self,
+        agent: AgentId,
+        epoch: Epoch,
+        held: &[(TaskId, Held)],
+        now: Timestamp,
+        after: &mut Afterwards,
+    ) -> Resumption {
+        let mut resumption = Resumption::default();
+        let Some(&target) = self.places.get(&agent) else { return resumption };
+        if self.epochs[target as usize].is_some_and(|known| known >= epoch) {
+            return resumption;
+        }
+        self.epochs[target as usize] = Some(epoch);
+        let held = held.iter().find(|(task, _)| *task == self.task(target)).map(|(_, held)| *held);
+        let greeting = self.job.connected(target, held, now, &mut after.effects);
+        let task = self.task(target);
+        match greeting.say {
+            Some(Say::Resume(frame)) => resumption.resume.push((task, frame)),
+            Some(Say::Ask) => resumption.outstanding.push(task),
+            Some(Say::Forget) => resumption.then.push(ToAgent::Committed(task)),
+            None => {}
+        }
+        if greeting.cancel {
+            resumption.then.push(ToAgent::Cancel(task));
+        }
+        resumption
+    }
+
+    fn reports(
+        &mut self,
+        agent: AgentId,
+        epoch: Epoch,
+        reports: Vec<(TaskId, TaskReport)>,
+        now: Timestamp,
+        after: &mut Afterwards,
+    ) {
+        let Some(target) = self.place_in(agent, epoch) else { return };
+        for (task, report) in reports {
+            // The one place where it is decided that an agent speaks of its own tasks alone.
+            let verdict = if task == self.task(target) {
+                self.job.apply(job::Input::Report { target, report }, now, &mut after.effects)
+            } else {
+                Err(muster_core::task::Refused::Phase)
+            };
+            if let Err(refused) = verdict {
+                warn!(%agent, %task, %refused, "report refused, session closed");
+                if let Some(session) = self.sessions.get(agent).filter(|session| session.epoch == epoch) {
+                    session.close();
+                }
+                return;
+            }
+        }
+    }
+
+    /// The agent's place in the list, if this is the session the machine knows.
+    fn place_in(&self, agent: AgentId, epoch: Epoch) -> Option<u32> {
+        let place = *self.places.get(&agent)?;
+        (self.epochs[place as usize] == Some(epoch)).then_some(place)
+    }
+
+    fn task(&self, target: u32) -> TaskId {
+        TaskId { job: self.job.spec().job, target, attempt: 1 }
+    }
+
+    async fn commit(&self, after: &mut Afterwards) -> Result<(), StoreError> {
+        let job = self.job.spec().job;
+        for (target, text) in after.effects.late.drain(..) {
+            self.store.late_evidence(self.task(target), text, clock::now()).await?;
+        }
+        if after.effects.events.is_empty() && after.audit.is_empty() {
+            return Ok(());
+        }
+        let append = Append {
+            job,
+            events: std::mem::take(&mut after.effects.events),
+            state: self.job.state(),
+            counts: *self.job.counts(),
+            done_at: self.job.done_at(),
+            audit: std::mem::take(&mut after.audit),
+        };
+        loop {
+            match self.store.append(append.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error @ (StoreError::Conflict(_) | StoreError::Closed)) => return Err(error),
+                Err(error) => {
+                    error!(%job, %error, "the store cannot write; trying again");
+                    tokio::time::sleep(STORE_RETRY).await;
+                }
+            }
+        }
+    }
+
+    fn tell(&self, after: Afterwards) {
+        for (answer, resumption) in after.hellos {
+            let _ = answer.send(resumption);
+        }
+        for answer in after.cancels {
+            let _ = answer.send(());
+        }
+        self.sessions.send(after.effects.sends.into_iter().map(|send| {
+            let (target, outgoing) = self.outgoing(send);
+            (self.targets[target as usize].agent, outgoing)
+        }));
+    }
+
+    fn outgoing(&self, send: Send) -> (u32, Outgoing) {
+        let message = |target, message| (target, Outgoing::Message(message));
+        match send {
+            Send::Offer(target, ttl) => {
+                (target, Outgoing::Offer { job: Arc::clone(&self.offered), task: self.task(target), ttl })
+            }
+            Send::Cancel(target) => message(target, ToAgent::Cancel(self.task(target))),
+            Send::Ack(target, next_frame) => message(target, ToAgent::Ack { task: self.task(target), next_frame }),
+            Send::Committed(target) => message(target, ToAgent::Committed(self.task(target))),
+        }
+    }
+}

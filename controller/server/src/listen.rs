@@ -1,0 +1,371 @@
+//! The doorstep of every listener: sockets, TLS, and the limits that hold before anybody is known.
+//!
+//! ```text
+//! TcpListener -> at most 256 handshakes under way, 5 s each -> identity fits the listener -> Connection -> tonic
+//! ```
+//!
+//! tonic's own accept loop has no deadline, no bound and spins when descriptors run out, so it never sees a socket:
+//! it is handed [`Connection`]s that are through TLS and have said their first byte of HTTP/2. Behind this module
+//! there are no certificates, only a [`PeerInfo`] in the extensions of each request.
+
+use arc_swap::ArcSwap;
+use muster_proto::id::{AgentId, ClusterId};
+use muster_proto::name::{OperatorName, Peer, PeerName};
+use muster_proto::time::Timestamp;
+use muster_proto::tls::{self, Certificate, Identity, TlsError};
+use rustls::ServerConfig;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+
+/// Agents come back all at once after a restart: they wait here instead of being reset.
+const BACKLOG: u32 = 4_096;
+/// Pause after the first error of accept(2); it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// A bound socket that nobody serves yet.
+pub struct Listener(TcpListener);
+
+impl Listener {
+    /// Binds and listens; port 0 takes a free one.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG).map(Self)
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    /// Accepts until `shutdown`. While as many handshakes are under way as may be, others wait in the backlog.
+    pub fn serve(self, gate: Arc<Gate>, shutdown: CancellationToken) -> Incoming {
+        // tonic takes connections at once. If it ever does not, finished handshakes wait and so does accept.
+        let (passed, incoming) = mpsc::channel(gate.limits.handshakes);
+        tokio::spawn(accept(self.0, gate, passed, shutdown));
+        ReceiverStream::new(incoming)
+    }
+}
+
+/// Connections that are through the gate. It ends at shutdown.
+pub type Incoming = ReceiverStream<io::Result<Connection>>;
+
+/// Who may come in.
+#[derive(Debug, Clone)]
+pub enum Role {
+    /// Agents, whose certificates this CA has issued.
+    Agents(Certificate<'static>),
+    /// Operators, whose certificates this CA has issued.
+    Operators(Certificate<'static>),
+    /// Whoever wants a certificate.
+    Anybody,
+}
+
+impl Role {
+    fn issuer(&self) -> Option<&Certificate<'static>> {
+        match self {
+            Self::Agents(issuer) | Self::Operators(issuer) => Some(issuer),
+            Self::Anybody => None,
+        }
+    }
+
+    fn admits(&self, peer: &Peer) -> bool {
+        matches!((self, peer), (Self::Agents(_), Peer::Agent(_)) | (Self::Operators(_), Peer::Operator(_)))
+    }
+}
+
+/// What a listener bears before anybody is known.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections that are through the gate.
+    pub connections: usize,
+    /// Handshakes under way.
+    pub handshakes: usize,
+    /// From accept(2) to the first byte of HTTP/2.
+    pub handshake: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 50_000, handshakes: 256, handshake: Duration::from_secs(5) }
+    }
+}
+
+/// One listener's TLS and admission. Its identity can be renewed while it serves.
+pub struct Gate {
+    role: Role,
+    cluster: ClusterId,
+    limits: Limits,
+    tls: ArcSwap<ServerConfig>,
+    connections: Arc<Semaphore>,
+    stats: ListenStats,
+}
+
+impl Gate {
+    /// A gate that shows `identity` and admits `role` of `cluster`.
+    pub fn new(role: Role, cluster: ClusterId, identity: Identity, limits: Limits) -> Result<Arc<Self>, TlsError> {
+        let tls = ArcSwap::from_pointee(tls::server_config(identity, role.issuer())?);
+        let connections = Arc::new(Semaphore::new(limits.connections));
+        Ok(Arc::new(Self { role, cluster, limits, tls, connections, stats: ListenStats::default() }))
+    }
+
+    /// Shows another identity from the next connection on.
+    pub fn renew(&self, identity: Identity) -> Result<(), TlsError> {
+        self.tls.store(Arc::new(tls::server_config(identity, self.role.issuer())?));
+        Ok(())
+    }
+
+    /// What happened so far.
+    pub fn stats(&self) -> &ListenStats {
+        &self.stats
+    }
+
+    /// TLS, then who it is, then proof that it speaks at all; the caller holds the watch.
+    async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Result<(TlsStream<TcpStream>, PeerInfo), Turned> {
+        let mut stream = TlsAcceptor::from(self.tls.load_full()).accept(stream).await.map_err(Turned::Tls)?;
+        let chain = stream.get_ref().1.peer_certificates();
+        let info = self.identify(chain.and_then(<[_]>::first), address)?;
+        match stream.fill_buf().await {
+            Ok(first) if !first.is_empty() => Ok((stream, info)),
+            Ok(_) => Err(Turned::Silent),
+            Err(error) => Err(Turned::Tls(error)),
+        }
+    }
+
+    fn identify(&self, certificate: Option<&Certificate<'_>>, address: SocketAddr) -> Result<PeerInfo, Turned> {
+        let Some(certificate) = certificate else {
+            return match self.role {
+                Role::Anybody => Ok(PeerInfo { name: None, address, not_after: None }),
+                Role::Agents(_) | Role::Operators(_) => Err(Turned::Stranger),
+            };
+        };
+        let name = tls::peer_name(certificate).map_err(|_| Turned::Stranger)?;
+        if name.cluster != self.cluster || !self.role.admits(&name.peer) {
+            return Err(Turned::Stranger);
+        }
+        let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|_| Turned::Stranger)?;
+        let not_after = Timestamp::from_millis(parsed.validity().not_after.timestamp().saturating_mul(1000));
+        Ok(PeerInfo { name: Some(name), address, not_after: Some(not_after) })
+    }
+}
+
+/// Why a connection did not get through.
+#[derive(Debug, thiserror::Error)]
+enum Turned {
+    #[error("the TLS handshake failed: {0}")]
+    Tls(io::Error),
+    #[error("its certificate is not for this listener")]
+    Stranger,
+    #[error("it left without a word")]
+    Silent,
+    #[error("it took too long")]
+    Late,
+    #[error("there are too many connections")]
+    Full,
+}
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+pub struct ListenStats {
+    /// Came through.
+    pub admitted: AtomicU64,
+    /// The handshake failed: no certificate of ours, an expired one, or not TLS 1.3 at all.
+    pub failed: AtomicU64,
+    /// A good certificate of another role or cluster.
+    pub strangers: AtomicU64,
+    /// Said nothing in time, or left first.
+    pub silent: AtomicU64,
+    /// Over the bound on connections.
+    pub full: AtomicU64,
+    /// accept(2) failed, as when descriptors run out.
+    pub accept_errors: AtomicU64,
+}
+
+impl ListenStats {
+    fn count(&self, turned: &Turned) {
+        let counter = match turned {
+            Turned::Tls(_) => &self.failed,
+            Turned::Stranger => &self.strangers,
+            Turned::Silent | Turned::Late => &self.silent,
+            Turned::Full => &self.full,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All that did not get through.
+    pub fn rejected(&self) -> u64 {
+        [&self.failed, &self.strangers, &self.silent, &self.full]
+            .map(|count| count.load(Ordering::Relaxed))
+            .iter()
+            .sum()
+    }
+}
+
+/// Who is at the other end, as its certificate says; an extension of each request.
+#[derive(Debug, Clone)]
+pub struct PeerInfo {
+    /// Verified; none on the enrolment listener.
+    pub name: Option<PeerName>,
+    /// Where it comes from.
+    pub address: SocketAddr,
+    /// TLS looks at a certificate once: whoever keeps a stream open must end it at this moment.
+    pub not_after: Option<Timestamp>,
+}
+
+impl PeerInfo {
+    /// The agent, on the agents' listener.
+    pub fn agent(&self) -> Option<AgentId> {
+        match self.name.as_ref()?.peer {
+            Peer::Agent(id) => Some(id),
+            Peer::Controller | Peer::Operator(_) => None,
+        }
+    }
+
+    /// The operator, on the operators' listener.
+    pub fn operator(&self) -> Option<&OperatorName> {
+        match &self.name.as_ref()?.peer {
+            Peer::Operator(name) => Some(name),
+            Peer::Controller | Peer::Agent(_) => None,
+        }
+    }
+
+    /// The address alone, an IPv4 address inside an IPv6 one as what it is.
+    pub fn ip(&self) -> IpAddr {
+        self.address.ip().to_canonical()
+    }
+}
+
+/// A connection that is through the gate; it counts until it is dropped.
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    info: PeerInfo,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = PeerInfo;
+
+    fn connect_info(&self) -> PeerInfo {
+        self.info.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+async fn accept(
+    socket: TcpListener,
+    gate: Arc<Gate>,
+    passed: mpsc::Sender<io::Result<Connection>>,
+    shutdown: CancellationToken,
+) {
+    let handshakes = Arc::new(Semaphore::new(gate.limits.handshakes));
+    let mut pause = None;
+    loop {
+        let next = async {
+            // The semaphore is never closed, so this waits and cannot fail.
+            let place = Arc::clone(&handshakes).acquire_owned().await.expect("the semaphore is never closed");
+            (socket.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
+            () = shutdown.cancelled() => return,
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                pause = None;
+                let (gate, passed) = (Arc::clone(&gate), passed.clone());
+                tokio::spawn(async move {
+                    admit(&gate, stream, address, passed).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                gate.stats.accept_errors.fetch_add(1, Ordering::Relaxed);
+                if pause.is_none() {
+                    tracing::warn!(%error, "cannot accept connections: trying again, check the limit of open files");
+                }
+                let wait = next_pause(pause);
+                pause = Some(wait);
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+}
+
+/// At the limit of descriptors accept(2) fails at once, again and again: without a pause that is a busy loop.
+fn next_pause(last: Option<Duration>) -> Duration {
+    last.map_or(PAUSE_MIN, |last| (last * 2).min(PAUSE_MAX))
+}
+
+async fn admit(gate: &Gate, stream: TcpStream, address: SocketAddr, passed: mpsc::Sender<io::Result<Connection>>) {
+    let deadline = Instant::now() + gate.limits.handshake;
+    let greeted = async {
+        let place = Arc::clone(&gate.connections).try_acquire_owned().map_err(|_| Turned::Full)?;
+        // Answers are small and one at a time; only a socket that is already dead refuses this.
+        let _ = stream.set_nodelay(true);
+        let greeted = tokio::time::timeout_at(deadline, gate.greet(stream, address)).await;
+        let (stream, info) = greeted.unwrap_or(Err(Turned::Late))?;
+        Ok(Connection { stream, info, _place: place })
+    };
+    match greeted.await {
+        Ok(connection) => {
+            gate.stats.admitted.fetch_add(1, Ordering::Relaxed);
+            // Nobody listens any more only when the server ends.
+            let _ = passed.send(Ok(connection)).await;
+        }
+        Err(turned) => {
+            gate.stats.count(&turned);
+            tracing::debug!(%address, reason = %turned, "connection turned away");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

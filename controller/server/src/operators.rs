@@ -1,0 +1,173 @@
+//! The operators' door: each call is identified, parsed, and handed to the file of its noun.
+//!
+//! Who calls is known from the certificate and checked against the store at every call, so that a disabled operator
+//! is out at once. Everything an operator may do to what is in here is listed in this one file.
+
+mod fleet;
+mod follow;
+mod jobs;
+mod people;
+
+use crate::clock;
+use crate::engine::Engine;
+use crate::issuers::Issuers;
+use crate::listen::PeerInfo;
+use crate::reply::Reply as _;
+use crate::roster::Roster;
+use crate::sessions::Sessions;
+use muster_proto::limits;
+use muster_proto::name::OperatorName;
+use muster_proto::seal::{OperatorTrust, SealError};
+use muster_proto::wire::{self, operator_server::OperatorServer};
+use muster_store::{AuditEntry, Store};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+/// The service that operators call.
+#[derive(Clone)]
+pub struct OperatorDoor {
+    engine: Engine,
+    sessions: Sessions,
+    roster: Roster,
+    store: Store,
+    issuers: Arc<Issuers>,
+    trust: OperatorTrust,
+    /// Port of the enrolment listener, for login codes.
+    enrolment_port: u16,
+    stop: CancellationToken,
+}
+
+impl OperatorDoor {
+    /// A door into these jobs and agents. Streams end when `stop` is cancelled.
+    pub fn new(
+        engine: Engine,
+        sessions: Sessions,
+        roster: Roster,
+        store: Store,
+        issuers: Arc<Issuers>,
+        enrolment_port: u16,
+        stop: CancellationToken,
+    ) -> Result<Self, SealError> {
+        let trust = OperatorTrust::new(issuers.cluster(), issuers.operator_ca().clone())?;
+        Ok(Self { engine, sessions, roster, store, issuers, trust, enrolment_port, stop })
+    }
+
+    /// The service with its limits.
+    pub fn service(self) -> OperatorServer<Self> {
+        OperatorServer::new(self)
+            .max_decoding_message_size(limits::OPERATOR_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(limits::REPLY_MESSAGE_BYTES_MAX)
+    }
+
+    /// Who calls. The certificate was verified at the handshake; whether its bearer still counts, the store says.
+    async fn caller<T>(&self, request: &Request<T>) -> Result<OperatorName, Status> {
+        let peer = request.extensions().get::<PeerInfo>();
+        let name = peer.and_then(PeerInfo::operator).ok_or_else(|| Status::unauthenticated("no operator"))?;
+        if self.store.operator_active(name).await.map_err(|error| error.reply())? {
+            Ok(name.clone())
+        } else {
+            Err(Status::permission_denied(format!("the operator {name} is disabled: ask another operator for a code")))
+        }
+    }
+}
+
+/// The record of what an operator does now.
+fn audit(operator: &OperatorName, action: &str, detail: impl Into<String>) -> AuditEntry {
+    AuditEntry {
+        at: clock::now(),
+        actor: format!("operator/{operator}"),
+        action: action.to_owned(),
+        detail: detail.into(),
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl wire::operator_server::Operator for OperatorDoor {
+    type FollowStream = follow::Events;
+
+    async fn who_am_i(&self, request: Request<wire::WhoAmIRequest>) -> Answer<wire::WhoAmIReply> {
+        let operator = self.caller(&request).await?;
+        people::who_am_i(self, &operator).map(Response::new)
+    }
+
+    async fn plan(&self, request: Request<wire::PlanRequest>) -> Answer<wire::PlanReply> {
+        self.caller(&request).await?;
+        jobs::plan(self, request.into_inner()).map(Response::new)
+    }
+
+    async fn submit(&self, request: Request<Streaming<wire::SubmitPart>>) -> Answer<wire::SubmitReply> {
+        let operator = self.caller(&request).await?;
+        jobs::submit(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn follow(&self, request: Request<wire::FollowRequest>) -> Answer<Self::FollowStream> {
+        self.caller(&request).await?;
+        follow::follow(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn cancel(&self, request: Request<wire::CancelRequest>) -> Answer<wire::CancelReply> {
+        let operator = self.caller(&request).await?;
+        jobs::cancel(self, operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_jobs(&self, request: Request<wire::ListJobsRequest>) -> Answer<wire::ListJobsReply> {
+        self.caller(&request).await?;
+        jobs::list(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_job(&self, request: Request<wire::GetJobRequest>) -> Answer<wire::GetJobReply> {
+        self.caller(&request).await?;
+        jobs::get(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_agents(&self, request: Request<wire::ListAgentsRequest>) -> Answer<wire::ListAgentsReply> {
+        self.caller(&request).await?;
+        fleet::list(self, request.into_inner()).map(Response::new)
+    }
+
+    async fn label_agents(&self, request: Request<wire::LabelAgentsRequest>) -> Answer<wire::LabelAgentsReply> {
+        let operator = self.caller(&request).await?;
+        fleet::label(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn revoke_agent(&self, request: Request<wire::RevokeAgentRequest>) -> Answer<wire::RevokeAgentReply> {
+        let operator = self.caller(&request).await?;
+        fleet::revoke(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_pending(&self, request: Request<wire::ListPendingRequest>) -> Answer<wire::ListPendingReply> {
+        self.caller(&request).await?;
+        fleet::pending(self).await.map(Response::new)
+    }
+
+    async fn approve_agent(&self, request: Request<wire::ApproveAgentRequest>) -> Answer<wire::ApproveAgentReply> {
+        let operator = self.caller(&request).await?;
+        fleet::approve(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn create_token(&self, request: Request<wire::CreateTokenRequest>) -> Answer<wire::CreateTokenReply> {
+        let operator = self.caller(&request).await?;
+        people::create_token(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn add_operator(&self, request: Request<wire::AddOperatorRequest>) -> Answer<wire::AddOperatorReply> {
+        let operator = self.caller(&request).await?;
+        people::add_operator(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_operators(&self, request: Request<wire::ListOperatorsRequest>) -> Answer<wire::ListOperatorsReply> {
+        self.caller(&request).await?;
+        people::list_operators(self).await.map(Response::new)
+    }
+
+    async fn disable_operator(
+        &self,
+        request: Request<wire::DisableOperatorRequest>,
+    ) -> Answer<wire::DisableOperatorReply> {
+        let operator = self.caller(&request).await?;
+        people::disable_operator(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+}

@@ -1,0 +1,100 @@
+//! The event stream of a job, from any point on.
+//!
+//! A follower reads the store, and waits for the job's doorbell when it has read everything. So what it sees is
+//! durable, nobody waits for it, and however slow it is, it misses nothing.
+
+use super::OperatorDoor;
+use super::jobs::job_id;
+use crate::engine::{self, EngineError, Progress};
+use crate::reply::Reply as _;
+use futures_util::{Stream, stream};
+use muster_core::fleet::{Fleet, Member};
+use muster_core::target::Selector;
+use muster_proto::event::{Event, EventKind};
+use muster_proto::id::JobId;
+use muster_proto::wire;
+use muster_store::{Store, StoredJob};
+use std::collections::HashSet;
+use std::pin::Pin;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+/// The stream of one follower.
+pub(super) type Events = Pin<Box<dyn Stream<Item = Result<wire::EventBlock, Status>> + Send>>;
+
+/// Events read at a time: what a slow follower may have waiting for it.
+const READ_BYTES: usize = 1 << 20;
+
+struct Follower {
+    store: Store,
+    job: JobId,
+    seq: u64,
+    /// Rings when more is stored; `None` once nothing follows.
+    progress: Option<watch::Receiver<Progress>>,
+    /// Places in the list whose events are wanted; `None` is all.
+    only: Option<HashSet<u32>>,
+    stop: CancellationToken,
+    done: bool,
+}
+
+pub(super) async fn follow(door: &OperatorDoor, request: wire::FollowRequest) -> Result<Events, Status> {
+    let job = job_id(&request.job)?;
+    // Before the job is looked up: whatever is stored after that rings.
+    let progress = door.engine.progress(job).filter(|_| !request.stored_only);
+    let stored = door.store.job(job).await.map_err(|error| error.reply())?;
+    let stored = stored.ok_or_else(|| EngineError::NoSuchJob(job).reply())?;
+    let only = (!request.targets.is_empty()).then(|| places(door, &stored, &request.targets)).transpose()?;
+    let follower =
+        Follower { store: door.store.clone(), job, seq: request.after_seq, progress, only, stop: door.stop.clone(), done: false };
+    Ok(Box::pin(stream::unfold(follower, |mut follower| async move {
+        Some((follower.next().await.transpose()?, follower))
+    })))
+}
+
+/// The places that an expression over the job's own targets stands for.
+fn places(door: &OperatorDoor, stored: &StoredJob, expression: &str) -> Result<HashSet<u32>, Status> {
+    let mut fleet = Fleet::default();
+    for target in stored.targets.iter() {
+        let labels = door.roster.labels(target.agent);
+        // Names are unique in a frozen list: they were when it was made.
+        let _ = fleet.insert(Member { id: target.agent, name: target.name.clone(), labels });
+    }
+    let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
+    let selector = Selector::parse(expression).map_err(|error| invalid(&error))?;
+    let chosen = selector.resolve(&fleet).map_err(|error| invalid(&error))?;
+    let chosen: HashSet<_> = chosen.into_iter().map(|target| target.agent).collect();
+    Ok((0..).zip(stored.targets.iter()).filter(|(_, target)| chosen.contains(&target.agent)).map(|(place, _)| place).collect())
+}
+
+impl Follower {
+    async fn next(&mut self) -> Result<Option<wire::EventBlock>, Status> {
+        while !self.done {
+            let events = self.store.events(self.job, self.seq, READ_BYTES).await.map_err(|error| error.reply())?;
+            if let Some(last) = events.last() {
+                self.seq = last.seq;
+                self.done = matches!(last.kind, EventKind::Done { .. });
+                let wanted: Vec<_> = events.into_iter().filter(|event| self.wants(event)).map(Into::into).collect();
+                if !wanted.is_empty() {
+                    return Ok(Some(wire::EventBlock { events: wanted }));
+                }
+                continue;
+            }
+            let Some(progress) = &mut self.progress else { return Ok(None) };
+            if !engine::more(progress, self.seq, &self.stop).await {
+                return match self.stop.is_cancelled() {
+                    true => Err(Status::unavailable("the controller is stopping: follow again after this event")),
+                    false => Ok(None),
+                };
+            }
+        }
+        Ok(None)
+    }
+
+    fn wants(&self, event: &Event) -> bool {
+        match (&self.only, event.kind.target()) {
+            (Some(only), Some(target)) => only.contains(&target),
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Operators and the tokens they hand out.
+
+use super::{OperatorDoor, audit};
+use crate::clock;
+use crate::reply::Reply as _;
+use muster_proto::name::OperatorName;
+use muster_proto::token::{Token, TokenKind};
+use muster_proto::wire;
+use muster_store::{NewOperator, NewToken};
+use std::time::Duration;
+use tonic::Status;
+
+/// A token lasts this long unless the operator says otherwise.
+const TOKEN_TTL: Duration = Duration::from_hours(1);
+/// The longest life of a token or code: whoever finds an old one must not get in.
+const TTL_MAX: Duration = Duration::from_hours(24 * 30);
+
+pub(super) fn who_am_i(door: &OperatorDoor, operator: &OperatorName) -> Result<wire::WhoAmIReply, Status> {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    Ok(wire::WhoAmIReply {
+        cluster: door.issuers.cluster().as_bytes().to_vec().into(),
+        operator: operator.to_string(),
+        controller_version: env!("CARGO_PKG_VERSION").to_owned(),
+        connected: count(door.sessions.len()),
+        enrolled: count(door.roster.everybody().len()),
+        operator_ca_on_controller: true,
+    })
+}
+
+fn ttl(millis: u64) -> Result<Duration, Status> {
+    match Duration::from_millis(millis) {
+        Duration::ZERO => Ok(TOKEN_TTL),
+        span if span > TTL_MAX => Err(Status::invalid_argument("the longest --ttl is 30 days")),
+        span => Ok(span),
+    }
+}
+
+fn secret() -> Result<[u8; 32], Status> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|_| Status::unavailable("the system has no random numbers: try again"))?;
+    Ok(secret)
+}
+
+pub(super) async fn create_token(
+    door: &OperatorDoor,
+    operator: &OperatorName,
+    request: wire::CreateTokenRequest,
+) -> Result<wire::CreateTokenReply, Status> {
+    let labels = wire::labels_of(&request.labels).map_err(|error| error.reply())?;
+    let uses = request.uses.max(1);
+    let expires_at = clock::now() + ttl(request.ttl_ms)?;
+    let token = Token {
+        kind: TokenKind::Join,
+        cluster: door.issuers.cluster(),
+        pin: door.issuers.pin(),
+        secret: secret()?,
+        address: String::new(),
+    };
+    let new = NewToken {
+        hash: Token::hash(&token.secret),
+        labels,
+        uses,
+        expires_at,
+        operator: operator.clone(),
+        audit: audit(operator, "token.create", format!("{uses} uses")),
+    };
+    door.store.create_token(new).await.map_err(|error| error.reply())?;
+    Ok(wire::CreateTokenReply { token: token.to_string(), expires_at_ms: expires_at.as_millis() })
+}
+
+pub(super) async fn add_operator(
+    door: &OperatorDoor,
+    operator: &OperatorName,
+    request: wire::AddOperatorRequest,
+) -> Result<wire::AddOperatorReply, Status> {
+    let name: OperatorName = request.name.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+    let expires_at = clock::now() + ttl(request.ttl_ms)?;
+    let code = Token {
+        kind: TokenKind::Login,
+        cluster: door.issuers.cluster(),
+        pin: door.issuers.pin(),
+        secret: secret()?,
+        // The host is where the new operator reaches the controller; whoever hands out the code knows it.
+        address: format!(":{}", door.enrolment_port),
+    };
+    let new = NewOperator {
+        name: name.clone(),
+        code_hash: Token::hash(&code.secret),
+        expires_at,
+        at: clock::now(),
+        audit: audit(operator, "operator.add", name.to_string()),
+    };
+    door.store.add_operator(new).await.map_err(|error| error.reply())?;
+    Ok(wire::AddOperatorReply { code: code.to_string(), expires_at_ms: expires_at.as_millis() })
+}
+
+pub(super) async fn list_operators(door: &OperatorDoor) -> Result<wire::ListOperatorsReply, Status> {
+    let operators = door.store.operators().await.map_err(|error| error.reply())?;
+    Ok(wire::ListOperatorsReply { operators: operators.into_iter().map(Into::into).collect() })
+}
+
+pub(super) async fn disable_operator(
+    door: &OperatorDoor,
+    operator: &OperatorName,
+    request: wire::DisableOperatorRequest,
+) -> Result<wire::DisableOperatorReply, Status> {
+    let name: OperatorName = request.name.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+    let record = audit(operator, "operator.disable", name.to_string());
+    door.store.disable_operator(name, clock::now(), record).await.map_err(|error| error.reply())?;
+    Ok(wire::DisableOperatorReply {})
+}

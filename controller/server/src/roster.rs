@@ -1,0 +1,155 @@
+//! Every enrolled agent: what the store knows of it, kept at hand, and whether it is connected.
+
+use crate::sessions::Sessions;
+use bytes::Bytes;
+use muster_core::fleet::{Fleet, Member};
+use muster_core::target::{Selection, SelectionError};
+use muster_proto::fleet::{AgentInfo, Facts, Labels};
+use muster_proto::id::AgentId;
+use muster_proto::job::Target;
+use muster_proto::name::HostName;
+use muster_proto::time::Timestamp;
+use muster_store::{AgentRecord, Store, StoreError};
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tracing::warn;
+
+/// All agents. Clones share it.
+#[derive(Clone)]
+pub struct Roster {
+    sessions: Sessions,
+    inner: Arc<RwLock<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Those that can be targets.
+    fleet: Fleet,
+    /// All of them, revoked ones too.
+    records: HashMap<AgentId, AgentRecord>,
+}
+
+impl Roster {
+    /// Reads the store.
+    pub async fn load(store: &Store, sessions: Sessions) -> Result<Self, StoreError> {
+        let roster = Self { sessions, inner: Arc::default() };
+        for record in store.agents().await? {
+            roster.add(record);
+        }
+        Ok(roster)
+    }
+
+    // No code that can panic runs under the lock, so that a poisoned one holds whole values.
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An agent that is in the store.
+    pub fn add(&self, record: AgentRecord) {
+        let mut inner = self.write();
+        if record.revoked_at.is_none() {
+            let member = Member { id: record.id, name: record.name.clone(), labels: record.labels.clone() };
+            if let Err(error) = inner.fleet.insert(member) {
+                warn!(agent = %record.id, %error, "the agent cannot be a target");
+            }
+        }
+        inner.records.insert(record.id, record);
+    }
+
+    /// Labels that are in the store.
+    pub fn set_labels(&self, agent: AgentId, labels: Labels) {
+        let mut inner = self.write();
+        inner.fleet.set_labels(agent, labels.clone());
+        if let Some(record) = inner.records.get_mut(&agent) {
+            record.labels = labels;
+        }
+    }
+
+    /// Facts that are in the store.
+    pub fn set_facts(&self, agent: AgentId, digest: Bytes, facts: Facts) {
+        if let Some(record) = self.write().records.get_mut(&agent) {
+            record.facts = Some(facts);
+            record.facts_digest = Some(digest);
+        }
+    }
+
+    /// A revocation that is in the store: no target any more.
+    pub fn revoke(&self, agent: AgentId, at: Timestamp) {
+        let mut inner = self.write();
+        inner.fleet.remove(agent);
+        if let Some(record) = inner.records.get_mut(&agent) {
+            record.revoked_at = Some(at);
+        }
+    }
+
+    /// The agent had a session until now.
+    pub fn left(&self, agent: AgentId, at: Timestamp) {
+        if let Some(record) = self.write().records.get_mut(&agent) {
+            record.last_seen = Some(at);
+        }
+    }
+
+    /// The digest of the facts that are known of an agent, empty if none are; `None` if it may not have a session.
+    pub fn admits(&self, agent: AgentId) -> Option<Bytes> {
+        let inner = self.read();
+        let record = inner.records.get(&agent).filter(|record| record.revoked_at.is_none())?;
+        Some(record.facts_digest.clone().unwrap_or_default())
+    }
+
+    /// The agent of this name, or of this id in text form.
+    pub fn find(&self, text: &str) -> Option<Target> {
+        let inner = self.read();
+        let named = text.parse::<HostName>().ok().and_then(|name| inner.fleet.by_name(&name));
+        let member = named.or_else(|| inner.fleet.by_id(text.parse().ok()?))?;
+        Some(Target { agent: member.id, name: member.name.clone() })
+    }
+
+    /// The targets with these ids, in this order; the first unknown id otherwise.
+    pub fn targets(&self, agents: &[AgentId]) -> Result<Vec<Target>, AgentId> {
+        let inner = self.read();
+        let target = |id: &AgentId| match inner.fleet.by_id(*id) {
+            Some(member) => Ok(Target { agent: member.id, name: member.name.clone() }),
+            None => Err(*id),
+        };
+        agents.iter().map(target).collect()
+    }
+
+    /// Resolves a selection over the agents that can be targets, and says how many there are of those.
+    pub fn resolve(&self, selection: &Selection) -> Result<(Vec<Target>, usize), SelectionError> {
+        let inner = self.read();
+        Ok((selection.resolve(&inner.fleet)?, inner.fleet.len()))
+    }
+
+    /// All agents that can be targets, in natural order.
+    pub fn everybody(&self) -> Vec<Target> {
+        let inner = self.read();
+        inner.fleet.iter().map(|member| Target { agent: member.id, name: member.name.clone() }).collect()
+    }
+
+    /// Labels of an agent.
+    pub fn labels(&self, agent: AgentId) -> Labels {
+        self.read().records.get(&agent).map(|record| record.labels.clone()).unwrap_or_default()
+    }
+
+    /// An agent with its connection; `None` for an unknown one.
+    pub fn info(&self, agent: AgentId) -> Option<AgentInfo> {
+        let session = self.sessions.get(agent);
+        let inner = self.read();
+        let record = inner.records.get(&agent)?;
+        Some(AgentInfo {
+            id: agent,
+            name: record.name.clone(),
+            connected: session.is_some(),
+            since: session.as_ref().map(|session| session.since).or(record.last_seen),
+            address: session.map(|session| session.address.to_string()),
+            labels: record.labels.clone(),
+            facts: record.facts.clone(),
+            enrolled_at: record.enrolled_at,
+            revoked_at: record.revoked_at,
+        })
+    }
+}

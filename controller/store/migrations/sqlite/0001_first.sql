@@ -1,0 +1,104 @@
+-- What a controller must not forget. Times are Unix milliseconds, ids 16 bytes, digests SHA-256.
+-- PostgreSQL has the same tables with BYTEA for BLOB and BIGINT for INTEGER; every query is the same text.
+
+-- A job's changing part: small, because every append rewrites the row.
+CREATE TABLE jobs (
+    job         BLOB    NOT NULL PRIMARY KEY,
+    state       TEXT    NOT NULL CHECK (state IN ('queued', 'active', 'paused', 'cancelling', 'done')),
+    targets     INTEGER NOT NULL,
+    counts      BLOB    NOT NULL,
+    last_seq    INTEGER NOT NULL,
+    created_at  INTEGER NOT NULL,
+    accepted_at INTEGER NOT NULL,
+    done_at     INTEGER,
+    CHECK ((state = 'done') = (done_at IS NOT NULL))
+);
+CREATE INDEX jobs_newest ON jobs (accepted_at DESC, job DESC);
+CREATE INDEX jobs_unfinished ON jobs (accepted_at, job) WHERE done_at IS NULL;
+
+CREATE TRIGGER jobs_done_for_ever BEFORE UPDATE ON jobs WHEN OLD.done_at IS NOT NULL
+BEGIN SELECT RAISE(ABORT, 'a job that is done never changes'); END;
+
+-- A job's fixed part: what was signed, and the frozen target list as one record.
+CREATE TABLE job_specs (
+    job         BLOB NOT NULL PRIMARY KEY REFERENCES jobs (job) ON DELETE CASCADE,
+    signature   BLOB NOT NULL,
+    certificate BLOB NOT NULL,
+    payload     BLOB NOT NULL,
+    targets     BLOB NOT NULL
+);
+
+-- Events, several to a block; readers go by last_seq.
+CREATE TABLE event_blocks (
+    job       BLOB    NOT NULL REFERENCES jobs (job) ON DELETE CASCADE,
+    last_seq  INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    body      BLOB    NOT NULL,
+    PRIMARY KEY (job, last_seq)
+);
+
+-- What became known of a task after its terminal state.
+CREATE TABLE late_evidence (
+    job     BLOB    NOT NULL REFERENCES jobs (job) ON DELETE CASCADE,
+    target  INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    at      INTEGER NOT NULL,
+    text    TEXT    NOT NULL
+);
+CREATE INDEX late_evidence_of ON late_evidence (job);
+
+CREATE TABLE agents (
+    id              BLOB    NOT NULL PRIMARY KEY,
+    name            TEXT    NOT NULL,
+    key_fingerprint BLOB    NOT NULL,
+    labels          BLOB    NOT NULL,
+    facts_digest    BLOB,
+    facts           BLOB,
+    epoch           INTEGER NOT NULL DEFAULT 0,
+    enrolled_at     INTEGER NOT NULL,
+    last_seen       INTEGER,
+    revoked_at      INTEGER
+);
+CREATE UNIQUE INDEX agents_name ON agents (name) WHERE revoked_at IS NULL;
+
+CREATE TABLE tokens (
+    hash       BLOB    NOT NULL PRIMARY KEY,
+    labels     BLOB    NOT NULL,
+    uses_left  INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    operator   TEXT    NOT NULL
+);
+
+-- Machines that ask for approval by the fingerprint of their key; labels once they have it.
+CREATE TABLE pending_agents (
+    fingerprint BLOB    NOT NULL PRIMARY KEY,
+    name        TEXT    NOT NULL,
+    address     TEXT    NOT NULL,
+    asked_at    INTEGER NOT NULL,
+    labels      BLOB
+);
+
+CREATE TABLE operators (
+    name            TEXT    NOT NULL PRIMARY KEY,
+    code_hash       BLOB    UNIQUE,
+    code_expires_at INTEGER,
+    key_fingerprint BLOB,
+    added_at        INTEGER NOT NULL,
+    login_at        INTEGER,
+    disabled_at     INTEGER
+);
+
+-- Who did what. Each hash covers the one before it, so that a change anywhere shows.
+CREATE TABLE audit (
+    seq    INTEGER NOT NULL PRIMARY KEY,
+    time   INTEGER NOT NULL,
+    actor  TEXT    NOT NULL,
+    action TEXT    NOT NULL,
+    detail TEXT    NOT NULL,
+    hash   BLOB    NOT NULL
+);
+
+CREATE TRIGGER audit_never_altered BEFORE UPDATE ON audit
+BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER audit_never_deleted BEFORE DELETE ON audit
+BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;

@@ -1,0 +1,205 @@
+//! Operators: added with a one-use code, known by the key that they made with it, active until disabled.
+
+use crate::audit::{self, AuditEntry};
+use crate::writer::{Change, database_errors};
+use crate::{Store, StoreError};
+use muster_proto::fleet::OperatorInfo;
+use muster_proto::name::OperatorName;
+use muster_proto::time::Timestamp;
+use sqlx::Row as _;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+/// An operator to add, who still has to log in.
+#[derive(Debug, Clone)]
+pub struct NewOperator {
+    /// The name.
+    pub name: OperatorName,
+    /// SHA-256 of the code's secret.
+    pub code_hash: [u8; 32],
+    /// When the code stops to count.
+    pub expires_at: Timestamp,
+    /// Now.
+    pub at: Timestamp,
+    /// The record of it.
+    pub audit: AuditEntry,
+}
+
+/// Why an operator was not added or changed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OperatorError {
+    /// Somebody with this name has logged in, or is disabled: names are not given twice.
+    #[error("an operator has, or had, the name {0}: choose another")]
+    NameTaken(OperatorName),
+    /// Nobody with this name, or disabled before.
+    #[error("no active operator has the name {0}: see `muster operator list`")]
+    Unknown(OperatorName),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a login is refused.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LoginError {
+    /// Unknown, expired or used: one answer, so that nobody learns which.
+    #[error("the login code is not valid: ask for another, made with `muster operator add`")]
+    CodeInvalid,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+database_errors!(OperatorError, LoginError);
+
+impl Store {
+    /// Adds an operator. One who never logged in gets the new code in place of the old.
+    pub async fn add_operator(&self, operator: NewOperator) -> Result<(), OperatorError> {
+        self.inner.writer.write(operator).await
+    }
+
+    /// Uses up a code, for the key whose SHA-256 is given, and says whose it was. Writes the audit record itself.
+    pub async fn login(
+        &self,
+        code_hash: [u8; 32],
+        key_fingerprint: [u8; 32],
+        at: Timestamp,
+    ) -> Result<OperatorName, LoginError> {
+        self.inner.writer.write(Login { code_hash, key_fingerprint, at }).await
+    }
+
+    /// Adds an operator who has a key already: the first one, made by `init`. Writes the audit record itself.
+    pub async fn register_operator(
+        &self,
+        name: OperatorName,
+        key_fingerprint: [u8; 32],
+        at: Timestamp,
+    ) -> Result<(), OperatorError> {
+        self.inner.writer.write(Register { name, key_fingerprint, at }).await
+    }
+
+    /// All operators there ever were, by name.
+    pub async fn operators(&self) -> Result<Vec<OperatorInfo>, StoreError> {
+        let rows = sqlx::query("SELECT name, added_at, login_at, disabled_at FROM operators ORDER BY name");
+        rows.fetch_all(&self.inner.readers).await?.iter().map(operator_of).collect()
+    }
+
+    /// Disables an operator for good. The caller closes the streams.
+    pub async fn disable_operator(
+        &self,
+        name: OperatorName,
+        at: Timestamp,
+        audit: AuditEntry,
+    ) -> Result<(), OperatorError> {
+        self.inner.writer.write(Disable { name, at, audit }).await
+    }
+
+    /// The operator has logged in and is not disabled.
+    pub async fn operator_active(&self, name: &OperatorName) -> Result<bool, StoreError> {
+        let sql = "SELECT 1 FROM operators WHERE name = $1 AND login_at IS NOT NULL AND disabled_at IS NULL";
+        Ok(sqlx::query(sql).bind(name.as_str()).fetch_optional(&self.inner.readers).await?.is_some())
+    }
+}
+
+impl Change for NewOperator {
+    type Answer = ();
+    type Error = OperatorError;
+
+    async fn apply(&self, db: &mut SqliteConnection) -> Result<(), OperatorError> {
+        let sql = "INSERT INTO operators (name, code_hash, code_expires_at, added_at) VALUES ($1, $2, $3, $4) \
+                   ON CONFLICT (name) DO UPDATE \
+                   SET code_hash = excluded.code_hash, code_expires_at = excluded.code_expires_at \
+                   WHERE operators.login_at IS NULL AND operators.disabled_at IS NULL";
+        let added = sqlx::query(sql)
+            .bind(self.name.as_str())
+            .bind(&self.code_hash[..])
+            .bind(self.expires_at.as_millis())
+            .bind(self.at.as_millis())
+            .execute(&mut *db)
+            .await?;
+        if added.rows_affected() == 0 {
+            return Err(OperatorError::NameTaken(self.name.clone()));
+        }
+        Ok(audit::write(db, &self.audit).await?)
+    }
+}
+
+struct Login {
+    code_hash: [u8; 32],
+    key_fingerprint: [u8; 32],
+    at: Timestamp,
+}
+
+impl Change for Login {
+    type Answer = OperatorName;
+    type Error = LoginError;
+
+    async fn apply(&self, db: &mut SqliteConnection) -> Result<OperatorName, LoginError> {
+        let sql = "UPDATE operators SET code_hash = NULL, code_expires_at = NULL, key_fingerprint = $1, login_at = $2 \
+                   WHERE code_hash = $3 AND code_expires_at > $2 AND disabled_at IS NULL RETURNING name";
+        let query = sqlx::query(sql).bind(&self.key_fingerprint[..]).bind(self.at.as_millis());
+        let row = query.bind(&self.code_hash[..]).fetch_optional(&mut *db).await?.ok_or(LoginError::CodeInvalid)?;
+        let name = name_of(&row)?;
+        audit::write(db, &entry(&name, "operator.login", "used a login code", self.at)).await?;
+        Ok(name)
+    }
+}
+
+struct Register {
+    name: OperatorName,
+    key_fingerprint: [u8; 32],
+    at: Timestamp,
+}
+
+impl Change for Register {
+    type Answer = ();
+    type Error = OperatorError;
+
+    async fn apply(&self, db: &mut SqliteConnection) -> Result<(), OperatorError> {
+        let sql = "INSERT INTO operators (name, key_fingerprint, added_at, login_at) VALUES ($1, $2, $3, $3) \
+                   ON CONFLICT (name) DO NOTHING";
+        let query = sqlx::query(sql).bind(self.name.as_str()).bind(&self.key_fingerprint[..]);
+        if query.bind(self.at.as_millis()).execute(&mut *db).await?.rows_affected() == 0 {
+            return Err(OperatorError::NameTaken(self.name.clone()));
+        }
+        Ok(audit::write(db, &entry(&self.name, "operator.register", "made with the installation", self.at)).await?)
+    }
+}
+
+struct Disable {
+    name: OperatorName,
+    at: Timestamp,
+    audit: AuditEntry,
+}
+
+impl Change for Disable {
+    type Answer = ();
+    type Error = OperatorError;
+
+    async fn apply(&self, db: &mut SqliteConnection) -> Result<(), OperatorError> {
+        let sql = "UPDATE operators SET disabled_at = $1, code_hash = NULL WHERE name = $2 AND disabled_at IS NULL";
+        let query = sqlx::query(sql).bind(self.at.as_millis()).bind(self.name.as_str());
+        if query.execute(&mut *db).await?.rows_affected() == 0 {
+            return Err(OperatorError::Unknown(self.name.clone()));
+        }
+        Ok(audit::write(db, &self.audit).await?)
+    }
+}
+
+fn entry(actor: &OperatorName, action: &str, detail: &str, at: Timestamp) -> AuditEntry {
+    AuditEntry { at, actor: actor.to_string(), action: action.into(), detail: detail.into() }
+}
+
+fn operator_of(row: &SqliteRow) -> Result<OperatorInfo, StoreError> {
+    let time = |column| row.try_get::<Option<i64>, _>(column).map(|millis| millis.map(Timestamp::from_millis));
+    Ok(OperatorInfo {
+        name: name_of(row)?,
+        added_at: Timestamp::from_millis(row.try_get("added_at")?),
+        login_at: time("login_at")?,
+        disabled_at: time("disabled_at")?,
+    })
+}
+
+fn name_of(row: &SqliteRow) -> Result<OperatorName, StoreError> {
+    let name: &str = row.try_get("name")?;
+    name.parse().map_err(|_| StoreError::Damaged("an operator's name".into()))
+}

@@ -1,0 +1,477 @@
+//! The stored form of what the vocabulary means: private, versioned, and found nowhere else.
+//!
+//! Records are protobuf messages: fields may be added, never renumbered. A block of events is a version byte and its
+//! records, each with its length before it; an event's `seq` is its place in the block. What a reader does not know it
+//! refuses: a store is never read by an older version (`OpenError::Newer`), so that only damage can look like this.
+
+use crate::StoreError;
+use crate::output::{Codec, Place};
+use bytes::{BufMut as _, Bytes};
+use muster_proto::event::{Event, EventKind, Stream};
+use muster_proto::fleet::{Facts, Labels};
+use muster_proto::job::{JobState, Target};
+use muster_proto::outcome::{Counts, Outcome, State};
+use muster_proto::time::Timestamp;
+use prost::Message as _;
+use std::time::Duration;
+
+/// Layout of a block of events.
+const BLOCK_VERSION: u8 = 1;
+/// A block that has reached this size takes no more events.
+const BLOCK_BYTES_FULL: usize = 256 << 10;
+/// Output up to this size lies in its event's record, larger output in the job's file.
+pub(crate) const INLINE_BYTES_MAX: usize = 1 << 10;
+
+/// Consecutive events in stored form.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub first_seq: u64,
+    pub last_seq: u64,
+    pub body: Vec<u8>,
+}
+
+/// An event as it stands in a block; where `place` is given, its output is empty and lies there.
+#[derive(Debug, PartialEq)]
+pub(crate) struct StoredEvent {
+    pub event: Event,
+    pub place: Option<Place>,
+}
+
+impl StoredEvent {
+    /// Bytes it takes in the reader's memory, roughly.
+    pub(crate) fn cost(&self) -> usize {
+        let data = match &self.event.kind {
+            EventKind::Output { data, .. } => data.len(),
+            _ => 0,
+        };
+        size_of::<Event>() + data + self.place.map_or(0, |place| place.length as usize)
+    }
+}
+
+impl StoredEvent {
+    /// The event without its output, but with its length.
+    pub(crate) fn outline(self) -> Event {
+        let Event { seq, time, kind } = self.event;
+        let kind = match kind {
+            EventKind::Output { target, stream, data, .. } => {
+                let bytes = self.place.map_or(data.len() as u64, |place| place.length.into());
+                EventKind::Truncated { target, stream, bytes }
+            }
+            other => other,
+        };
+        Event { seq, time, kind }
+    }
+}
+
+/// The output that goes to the job's file, in the events' order.
+pub(crate) fn large_output(events: &[Event]) -> Vec<Bytes> {
+    let large = |event: &Event| match &event.kind {
+        EventKind::Output { data, .. } if data.len() > INLINE_BYTES_MAX => Some(data.clone()),
+        _ => None,
+    };
+    events.iter().filter_map(large).collect()
+}
+
+/// Packs consecutive events; `places` has one place for each of their [`large_output`].
+pub(crate) fn pack(events: &[Event], places: &[Place]) -> Vec<Block> {
+    let (mut blocks, mut places): (Vec<Block>, _) = (Vec::new(), places.iter().copied());
+    for event in events {
+        if blocks.last().is_none_or(|block| block.body.len() >= BLOCK_BYTES_FULL) {
+            blocks.push(Block { first_seq: event.seq, last_seq: event.seq, body: vec![BLOCK_VERSION] });
+        }
+        if let Some(block) = blocks.last_mut() {
+            let record =
+                EventRecord { time_ms: event.time.as_millis(), kind: Some(Kind::of(&event.kind, &mut places)) };
+            block.last_seq = event.seq;
+            block.body.put_slice(&record.encode_length_delimited_to_vec());
+        }
+    }
+    blocks
+}
+
+/// Reads a block's events one by one.
+pub(crate) fn unpack(first_seq: u64, mut body: Bytes) -> impl Iterator<Item = Result<StoredEvent, StoreError>> {
+    let mut seq = first_seq;
+    let known = !body.is_empty() && body.split_to(1)[0] == BLOCK_VERSION;
+    let mut failed = false;
+    std::iter::from_fn(move || {
+        if failed || (known && body.is_empty()) {
+            return None;
+        }
+        let event = known.then(|| EventRecord::decode_length_delimited(&mut body).ok()?.read(seq)).flatten();
+        failed = event.is_none();
+        seq += 1;
+        Some(event.ok_or_else(|| StoreError::Damaged(format!("event {}", seq - 1))))
+    })
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct EventRecord {
+    #[prost(int64, tag = "1")]
+    time_ms: i64,
+    #[prost(oneof = "Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    kind: Option<Kind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum Kind {
+    #[prost(message, tag = "2")]
+    Planned(PlannedRecord),
+    #[prost(uint32, tag = "3")]
+    Offered(u32),
+    #[prost(uint32, tag = "4")]
+    Accepted(u32),
+    #[prost(uint32, tag = "5")]
+    Started(u32),
+    #[prost(message, tag = "6")]
+    Output(OutputRecord),
+    #[prost(message, tag = "7")]
+    Truncated(TruncatedRecord),
+    #[prost(message, tag = "8")]
+    Finished(FinishedRecord),
+    #[prost(string, tag = "9")]
+    Cancelling(String),
+    #[prost(message, tag = "10")]
+    Done(CountsRecord),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PlannedRecord {
+    #[prost(uint32, tag = "1")]
+    targets: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    root: Vec<u8>,
+}
+
+/// `descriptor` is 1 or 2, as the program sees it.
+#[derive(Clone, PartialEq, prost::Message)]
+struct OutputRecord {
+    #[prost(uint32, tag = "1")]
+    target: u32,
+    #[prost(uint32, tag = "2")]
+    descriptor: u32,
+    #[prost(uint64, tag = "3")]
+    offset: u64,
+    #[prost(bytes = "bytes", tag = "4")]
+    data: Bytes,
+    #[prost(message, optional, tag = "5")]
+    place: Option<PlaceRecord>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PlaceRecord {
+    #[prost(uint64, tag = "1")]
+    offset: u64,
+    #[prost(uint32, tag = "2")]
+    stored: u32,
+    #[prost(uint32, tag = "3")]
+    length: u32,
+    #[prost(string, tag = "4")]
+    codec: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct TruncatedRecord {
+    #[prost(uint32, tag = "1")]
+    target: u32,
+    #[prost(uint32, tag = "2")]
+    descriptor: u32,
+    #[prost(uint64, tag = "3")]
+    bytes: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct FinishedRecord {
+    #[prost(uint32, tag = "1")]
+    target: u32,
+    #[prost(string, tag = "2")]
+    state: String,
+    #[prost(uint32, optional, tag = "3")]
+    exit_code: Option<u32>,
+    #[prost(uint32, optional, tag = "4")]
+    signal: Option<u32>,
+    #[prost(string, optional, tag = "5")]
+    reason: Option<String>,
+    #[prost(uint64, optional, tag = "6")]
+    duration_ns: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct CountsRecord {
+    #[prost(message, repeated, tag = "1")]
+    counts: Vec<CountRecord>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct CountRecord {
+    #[prost(string, tag = "1")]
+    state: String,
+    #[prost(uint32, tag = "2")]
+    count: u32,
+}
+
+impl EventRecord {
+    /// `None` is damage.
+    fn read(self, seq: u64) -> Option<StoredEvent> {
+        let mut place = None;
+        let kind = match self.kind? {
+            Kind::Planned(it) => EventKind::Planned { targets: it.targets, root: it.root.try_into().ok()? },
+            Kind::Offered(target) => EventKind::Offered { target },
+            Kind::Accepted(target) => EventKind::Accepted { target },
+            Kind::Started(target) => EventKind::Started { target },
+            Kind::Output(it) => {
+                if let Some(elsewhere) = it.place {
+                    place = Some(elsewhere.read()?);
+                }
+                let stream = stream_of(it.descriptor)?;
+                EventKind::Output { target: it.target, stream, offset: it.offset, data: it.data }
+            }
+            Kind::Truncated(it) => {
+                EventKind::Truncated { target: it.target, stream: stream_of(it.descriptor)?, bytes: it.bytes }
+            }
+            Kind::Finished(it) => {
+                let byte = |number: Option<u32>| number.map(u8::try_from).transpose().ok();
+                let outcome = Outcome {
+                    state: it.state.parse().ok()?,
+                    exit_code: byte(it.exit_code)?,
+                    signal: byte(it.signal)?,
+                    reason: it.reason,
+                    duration: it.duration_ns.map(Duration::from_nanos),
+                };
+                EventKind::Finished { target: it.target, outcome }
+            }
+            Kind::Cancelling(operator) => EventKind::Cancelling { operator: operator.parse().ok()? },
+            Kind::Done(it) => EventKind::Done { counts: it.read()? },
+        };
+        Some(StoredEvent { event: Event { seq, time: Timestamp::from_millis(self.time_ms), kind }, place })
+    }
+}
+
+impl Kind {
+    fn of(kind: &EventKind, places: &mut impl Iterator<Item = Place>) -> Self {
+        match kind {
+            EventKind::Planned { targets, root } => {
+                Self::Planned(PlannedRecord { targets: *targets, root: root.to_vec() })
+            }
+            EventKind::Offered { target } => Self::Offered(*target),
+            EventKind::Accepted { target } => Self::Accepted(*target),
+            EventKind::Started { target } => Self::Started(*target),
+            EventKind::Output { target, stream, offset, data } => {
+                let place = if data.len() > INLINE_BYTES_MAX { places.next() } else { None };
+                Self::Output(OutputRecord {
+                    target: *target,
+                    descriptor: descriptor_of(*stream),
+                    offset: *offset,
+                    data: if place.is_some() { Bytes::new() } else { data.clone() },
+                    place: place.map(PlaceRecord::of),
+                })
+            }
+            EventKind::Truncated { target, stream, bytes } => {
+                Self::Truncated(TruncatedRecord { target: *target, descriptor: descriptor_of(*stream), bytes: *bytes })
+            }
+            EventKind::Finished { target, outcome } => Self::Finished(FinishedRecord {
+                target: *target,
+                state: outcome.state.as_str().to_owned(),
+                exit_code: outcome.exit_code.map(u32::from),
+                signal: outcome.signal.map(u32::from),
+                reason: outcome.reason.clone(),
+                duration_ns: outcome.duration.map(|span| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)),
+            }),
+            EventKind::Cancelling { operator } => Self::Cancelling(operator.to_string()),
+            EventKind::Done { counts } => Self::Done(CountsRecord::of(counts)),
+        }
+    }
+}
+
+const fn descriptor_of(stream: Stream) -> u32 {
+    match stream {
+        Stream::Stdout => 1,
+        Stream::Stderr => 2,
+    }
+}
+
+const fn stream_of(descriptor: u32) -> Option<Stream> {
+    match descriptor {
+        1 => Some(Stream::Stdout),
+        2 => Some(Stream::Stderr),
+        _ => None,
+    }
+}
+
+impl PlaceRecord {
+    fn of(place: Place) -> Self {
+        let codec = match place.codec {
+            Codec::Plain => "plain",
+            Codec::Zstd => "zstd",
+        };
+        Self { offset: place.offset, stored: place.stored, length: place.length, codec: codec.to_owned() }
+    }
+
+    fn read(self) -> Option<Place> {
+        let codec = match self.codec.as_str() {
+            "plain" => Codec::Plain,
+            "zstd" => Codec::Zstd,
+            _ => return None,
+        };
+        Some(Place { offset: self.offset, stored: self.stored, length: self.length, codec })
+    }
+}
+
+impl CountsRecord {
+    fn of(counts: &Counts) -> Self {
+        let record = |(state, count): (State, u32)| CountRecord { state: state.as_str().to_owned(), count };
+        Self { counts: counts.iter().map(record).collect() }
+    }
+
+    fn read(self) -> Option<Counts> {
+        let mut counts = Counts::default();
+        for CountRecord { state, count } in self.counts {
+            counts.add_many(state.parse().ok()?, count);
+        }
+        Some(counts)
+    }
+}
+
+/// How a job's counts are stored.
+pub(crate) fn counts_to_bytes(counts: &Counts) -> Vec<u8> {
+    CountsRecord::of(counts).encode_to_vec()
+}
+
+/// Reads [`counts_to_bytes`]; `None` is damage.
+pub(crate) fn counts_of(bytes: &[u8]) -> Option<Counts> {
+    CountsRecord::decode(bytes).ok()?.read()
+}
+
+/// Reads [`JobState::as_str`]; `None` is damage.
+pub(crate) fn job_state_of(word: &str) -> Option<JobState> {
+    use JobState::{Active, Cancelling, Done, Paused, Queued};
+    [Queued, Active, Paused, Cancelling, Done].into_iter().find(|state| state.as_str() == word)
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct TargetsRecord {
+    #[prost(message, repeated, tag = "1")]
+    targets: Vec<TargetRecord>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct TargetRecord {
+    #[prost(bytes = "bytes", tag = "1")]
+    agent: Bytes,
+    #[prost(string, tag = "2")]
+    name: String,
+}
+
+/// How a frozen list is stored.
+pub(crate) fn targets_to_bytes(targets: &[Target]) -> Vec<u8> {
+    let record = |target: &Target| TargetRecord {
+        agent: Bytes::copy_from_slice(target.agent.as_bytes()),
+        name: target.name.to_string(),
+    };
+    TargetsRecord { targets: targets.iter().map(record).collect() }.encode_to_vec()
+}
+
+/// Reads [`targets_to_bytes`]; `None` is damage.
+pub(crate) fn targets_of(bytes: Bytes) -> Option<Vec<Target>> {
+    let read = |it: TargetRecord| Some(Target { agent: (&it.agent[..]).try_into().ok()?, name: it.name.parse().ok()? });
+    TargetsRecord::decode(bytes).ok()?.targets.into_iter().map(read).collect()
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct LabelsRecord {
+    #[prost(btree_map = "string, string", tag = "1")]
+    labels: std::collections::BTreeMap<String, String>,
+}
+
+/// How labels are stored.
+pub(crate) fn labels_to_bytes(labels: &Labels) -> Vec<u8> {
+    LabelsRecord { labels: labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect() }
+        .encode_to_vec()
+}
+
+/// Reads [`labels_to_bytes`]; `None` is damage.
+pub(crate) fn labels_of(bytes: &[u8]) -> Option<Labels> {
+    let read = |(key, value): (String, String)| Some((key.parse().ok()?, value.parse().ok()?));
+    LabelsRecord::decode(bytes).ok()?.labels.into_iter().map(read).collect()
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct FactsRecord {
+    #[prost(string, tag = "1")]
+    hostname: String,
+    #[prost(string, tag = "2")]
+    os: String,
+    #[prost(string, tag = "3")]
+    os_version: String,
+    #[prost(string, tag = "4")]
+    os_name: String,
+    #[prost(string, tag = "5")]
+    kernel: String,
+    #[prost(string, tag = "6")]
+    arch: String,
+    #[prost(uint32, tag = "7")]
+    cpus: u32,
+    #[prost(uint64, tag = "8")]
+    memory_bytes: u64,
+    #[prost(string, repeated, tag = "9")]
+    addresses: Vec<String>,
+    #[prost(string, tag = "10")]
+    agent_version: String,
+    #[prost(string, tag = "11")]
+    containment: String,
+    #[prost(bool, tag = "12")]
+    root: bool,
+}
+
+/// How facts are stored.
+pub(crate) fn facts_to_bytes(facts: &Facts) -> Vec<u8> {
+    let Facts { hostname, os, os_version, os_name, kernel, arch, .. } = facts.clone();
+    let Facts { cpus, memory_bytes, addresses, agent_version, containment, root, .. } = facts.clone();
+    FactsRecord {
+        hostname,
+        os,
+        os_version,
+        os_name,
+        kernel,
+        arch,
+        cpus,
+        memory_bytes,
+        addresses,
+        agent_version,
+        containment,
+        root,
+    }
+    .encode_to_vec()
+}
+
+/// Reads [`facts_to_bytes`]; `None` is damage.
+pub(crate) fn facts_of(bytes: &[u8]) -> Option<Facts> {
+    let FactsRecord {
+        hostname,
+        os,
+        os_version,
+        os_name,
+        kernel,
+        arch,
+        cpus,
+        memory_bytes,
+        addresses,
+        agent_version,
+        containment,
+        root,
+    } = FactsRecord::decode(bytes).ok()?;
+    Some(Facts {
+        hostname,
+        os,
+        os_version,
+        os_name,
+        kernel,
+        arch,
+        cpus,
+        memory_bytes,
+        addresses,
+        agent_version,
+        containment,
+        root,
+    })
+}
