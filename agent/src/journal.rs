@@ -3,7 +3,7 @@
 //! The journal is written before anything happens (`Received` before "accepted" is said, `Intent` before the
 //! supervisor is started) and fails closed: when it cannot be written, or was damaged, it takes no more records, and the
 //! agent must refuse new work. It forgets a task eight days after its deadline, when no copy of the offer can start any
-//! more and the controller has its end.
+//! more, unless the controller still lacks its end.
 //!
 //! The file is a row of blocks, each written with one call: `MUJ1 | length u32 | CRC-32C u32 | records`. A block that is
 //! not whole and has no whole one behind it is a write that a power cut interrupted: it is cut off. A bad block with a
@@ -189,7 +189,8 @@ impl Journal {
 
     /// Forgets what is of no use any more, and writes the rest anew if that halves the file.
     fn compact(&mut self, now: Timestamp) -> io::Result<()> {
-        self.known.retain(|_, known| !known.committed || known.start_before + RETENTION > now);
+        let held = |known: &Known| !known.committed && !matches!(known.state, State::Refused { .. });
+        self.known.retain(|_, known| held(known) || known.start_before + RETENTION > now);
         self.size_compacted = self.size;
         let remaining = stored::block(Some(self.born_at), &self.records()).len() as u64;
         if self.size > COMPACT_BYTES && remaining < self.size / 2 {

@@ -105,7 +105,8 @@ impl Spool {
         }
         let io_error = |source| SpoolError::Io { task: spec.task, source };
         let new = dir.path.with_added_extension("new");
-        let made = self.fill(&new, spec, blobs).and_then(|()| fs::rename(&new, &dir.path)).and_then(|()| sync(&self.root));
+        let made =
+            self.fill(&new, spec, blobs).and_then(|()| fs::rename(&new, &dir.path)).and_then(|()| sync(&self.root));
         if let Err(source) = made {
             // Space is short more often than not: what was made so far must not stay.
             let _ = fs::remove_dir_all(&new);
@@ -236,7 +237,7 @@ impl TaskDir {
     }
 
     /// Ends a task whose supervisor is gone: kills what is left of it (waits for that, at most two seconds) and writes `exit` with
-    /// [`EndKind::Lost`], or returns the `exit` that is there. 
+    /// [`EndKind::Lost`], or returns the `exit` that is there.
     /// Fails with [`io::ErrorKind::ResourceBusy`] if the supervisor is alive.
     pub fn bury(&self) -> io::Result<Exit> {
         let Some(_lock) = self.lock_out()? else {
@@ -279,7 +280,9 @@ pub enum SpoolError {
     #[error("the spool already has the task {0}")]
     Exists(TaskId),
     /// The disk.
-    #[error("cannot write task {task} to the spool ({source}): free space on the agent's disk or check its permissions")]
+    #[error(
+        "cannot write task {task} to the spool ({source}): free space on the agent's disk or check its permissions"
+    )]
     Io {
         /// Which.
         task: TaskId,

@@ -1,1 +1,186 @@
-//! x
+//! Fleets for tests: real processes, real TLS, real files, in one line.
+//!
+//! ```no_run
+//! let fleet = muster_tests::Fleet::start(8);
+//! let run = fleet.muster(["run", "-w", "all", "--", "true"]);
+//! assert_eq!(run.status, 0, "{run}");
+//! ```
+//!
+//! A fleet is `muster dev` with a command that lasts as long as our end of its stdin: whatever becomes of the test,
+//! nothing is left behind.
+
+mod program;
+mod wait;
+
+pub use program::{Program, Run, bin, finish};
+pub use wait::until;
+
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// A controller and its agents.
+pub struct Fleet {
+    dir: TempDir,
+    dev: Child,
+    /// Closing it ends the fleet.
+    stdin: Option<ChildStdin>,
+}
+
+impl Fleet {
+    /// A fleet of `agents`, named `dev-1` to `dev-N`, all connected.
+    pub fn start(agents: u16) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let count = agents.to_string();
+        let mut dev = Command::new(bin("muster"))
+            .args(["dev", "--agents", &count, "--state"])
+            .arg(dir.path().join("fleet"))
+            .args(["--", "sh", "-c", "echo ready; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("muster dev starts");
+        let stdin = dev.stdin.take();
+        let mut line = String::new();
+        let stdout = dev.stdout.take().expect("piped");
+        BufReader::new(stdout).read_line(&mut line).expect("readable");
+        assert_eq!(line, "ready\n", "the fleet did not start");
+        Self { dir, dev, stdin }
+    }
+
+    /// Where the fleet keeps its state: `controller/`, `dev-N/`, `*.log`, `config.toml`.
+    pub fn dir(&self) -> PathBuf {
+        self.dir.path().join("fleet")
+    }
+
+    /// `muster` with these arguments, as an operator of this fleet.
+    pub fn program<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Program {
+        let config = self.dir().join("config.toml");
+        Program::new("muster").args(args).env("MUSTER_CONFIG", config).env("MUSTER_CONTEXT", "dev")
+    }
+
+    /// Runs `muster` with these arguments to its end.
+    pub fn muster<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Run {
+        self.program(args).run()
+    }
+
+    /// The process id of `dev-N`'s agent; of the one that `muster dev` started.
+    pub fn agent_pid(&self, number: u16) -> u32 {
+        let state = self.agent_state(number);
+        self.child_with(&[b"muster-agent", state.as_os_str().as_encoded_bytes()])
+    }
+
+    /// The process id of the controller.
+    pub fn controller_pid(&self) -> u32 {
+        self.child_with(&[b"muster-controller", b"serve"])
+    }
+
+    /// The state directory of `dev-N`.
+    pub fn agent_state(&self, number: u16) -> PathBuf {
+        self.dir().join(format!("dev-{number}"))
+    }
+
+    /// Starts the agent `dev-N` once more, after the first was ended. It ends with the value that is returned.
+    pub fn restart_agent(&self, number: u16) -> Restarted {
+        let mut child = Command::new(bin("muster-agent"))
+            .args(["run", "--exit-on-stdin-eof", "--state"])
+            .arg(self.agent_state(number))
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the agent starts");
+        let stdin = child.stdin.take();
+        Restarted { child, stdin }
+    }
+
+    /// Where agents of this controller enrol: `HOST:PORT`.
+    pub fn enrolment_address(&self) -> String {
+        let text = std::fs::read_to_string(self.dir().join("controller/addresses.toml")).expect("addresses");
+        let line = text.lines().find_map(|line| line.strip_prefix("enrolment = ")).expect("an address");
+        line.trim_matches('"').to_owned()
+    }
+
+    fn child_with(&self, words: &[&[u8]]) -> u32 {
+        let parent = self.dev.id().to_string();
+        let found = pids().find(|pid| {
+            let of = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            let stat = String::from_utf8_lossy(&of("stat")).into_owned();
+            let ppid = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1).map(str::to_owned));
+            let cmdline = of("cmdline");
+            ppid.as_ref() == Some(&parent) && words.iter().all(|word| contains(&cmdline, word))
+        });
+        found.unwrap_or_else(|| panic!("no child of {parent} has {words:?} in its command line"))
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        // The fleet ends by itself; its directory is removed after that.
+        let _ = self.dev.wait();
+    }
+}
+
+/// An agent that the test itself started.
+pub struct Restarted {
+    child: Child,
+    stdin: Option<ChildStdin>,
+}
+
+impl Restarted {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Restarted {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// Ends a process that the test knows by its id, with KILL.
+pub fn kill(pid: u32) {
+    signal(pid, rustix::process::Signal::KILL);
+}
+
+/// Sends a signal to a process that the test knows by its id.
+pub fn signal(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
+    rustix::process::kill_process(pid, signal).expect("the process is there");
+}
+
+/// Processes whose environment or command line has this text: what a task left alive.
+pub fn processes_with(text: &str) -> Vec<u32> {
+    let has = |pid: &u32| {
+        ["cmdline", "environ"]
+            .iter()
+            .any(|file| contains(&std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default(), text.as_bytes()))
+    };
+    let me = std::process::id();
+    pids().filter(|pid| *pid != me).filter(has).collect()
+}
+
+/// Waits until nothing that has this text in its command line or environment is alive.
+pub fn assert_no_process_with(text: &str) {
+    until(Duration::from_secs(15), &format!("processes with {text:?} are gone"), || processes_with(text).is_empty());
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").expect("/proc is mounted");
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+/// The directory of this package, for files that tests compare with.
+pub fn package_dir() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}

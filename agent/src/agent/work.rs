@@ -349,6 +349,11 @@ impl Agent {
             .and_then(|()| supervisor::spawn(&task.dir, &self.settings.supervisor_exe));
         match spawned {
             Ok(child) => self.children.push((id, child)),
+            // It has or had a supervisor, whatever the journal says: that one's word counts.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::AlreadyExists) => {
+                error!(task = %id, %error, "the task has a supervisor already");
+                self.look(id);
+            }
             Err(error) => {
                 error!(task = %id, %error, "cannot start a supervisor");
                 let kind = EndKind::StartFailed(format!("cannot start the task's supervisor: {error}"));

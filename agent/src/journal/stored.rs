@@ -77,7 +77,7 @@ pub(super) fn read(mut bytes: &[u8]) -> Found {
         bytes = rest;
     }
     let later = |place: usize| bytes[place..].starts_with(MARK) && split(&bytes[place..]).is_some();
-    found.damaged = (1..bytes.len()).any(later) || (found.born_at.is_none() && bytes.starts_with(MARK) && found.size > 0);
+    found.damaged = (1..bytes.len()).any(later);
     found
 }
 

@@ -45,17 +45,14 @@ pub(crate) struct Launched {
     pub(crate) report: File,
 }
 
-/// Closes all but the three standard descriptors, whatever the parent left open.
+/// Closes all but the three standard descriptors, whatever the parent left open. Only for a process that has opened
+/// nothing yet.
 pub(crate) fn close_inherited() {
     let open = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let numbers: Vec<i32> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     for number in numbers.into_iter().filter(|number| *number > 2) {
-        #[expect(unsafe_code, reason = "there is no other way to close a descriptor that nobody owns")]
-        // SAFETY: this runs first in the process, so nothing in it owns a descriptor above 2. The listing's own is closed
-        // by now; closing a free number does nothing.
-        unsafe {
-            rustix::io::close(number);
-        }
+        // The listing's own is closed by now: that one fails.
+        let _ = unistd::close(number);
     }
 }
 
@@ -150,7 +147,8 @@ impl Account {
         if !me.is_root() {
             return Err(format!("cannot become {name:?}: this agent does not run as root"));
         }
-        let groups = CString::new(name).map_err(|_| Errno::EINVAL).and_then(|name| unistd::getgrouplist(&name, user.gid));
+        let groups =
+            CString::new(name).map_err(|_| Errno::EINVAL).and_then(|name| unistd::getgrouplist(&name, user.gid));
         let groups = groups.map_err(|error| format!("cannot look up the groups of {name:?}: {}", error.desc()))?;
         Ok(Self { groups, ..Self::from(user, true) })
     }

@@ -44,15 +44,18 @@ pub enum News {
     Ended,
 }
 
+impl Source {
+    fn timer() -> io::Result<Self> {
+        Ok(Self::Timer(timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?))
+    }
+}
+
 impl Doorbell {
     /// Watches nothing yet. The descriptor does not block.
     pub fn new() -> io::Result<Self> {
         let source = match inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK) {
             Ok(inotify) => Source::Inotify(inotify),
-            Err(_) => {
-                let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-                Source::Timer(timerfd_create(TimerfdClockId::Monotonic, flags)?)
-            }
+            Err(_) => Source::timer()?,
         };
         Ok(Self { source, watched: HashMap::new(), tasks: HashMap::new() })
     }
@@ -155,5 +158,45 @@ fn read_events(inotify: &OwnedFd, mut hear: impl FnMut(&inotify::Event<'_>)) -> 
 fn wait_for_lock(dir: &Path) {
     if let Ok(out) = File::open(dir.join("out")) {
         let _ = flock(&out, FlockOperation::LockShared);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muster_proto::id::JobId;
+    use rustix::event::{PollFd, PollFlags, poll};
+    use std::fs;
+    use std::io::Write as _;
+
+    const TASK: TaskId = TaskId { job: JobId::from_bytes([0; 16]), target: 0, attempt: 1 };
+
+    fn ring(bell: &mut Doorbell) -> Vec<(TaskId, News)> {
+        let limit = Timespec { tv_sec: 20, tv_nsec: 0 };
+        poll(&mut [PollFd::new(bell, PollFlags::IN)], Some(&limit)).expect("it can wait");
+        bell.drain().expect("it can be read")
+    }
+
+    #[test]
+    fn both_kinds_ring_for_output_and_for_the_end() {
+        let inotify = Doorbell::new().expect("a bell");
+        let timer = Doorbell { source: Source::timer().expect("a timer"), ..Doorbell::new().expect("a bell") };
+        for mut bell in [inotify, timer] {
+            let temp = tempfile::tempdir().expect("a directory");
+            let dir = TaskDir::at(temp.path());
+            let mut out = File::create(temp.path().join("out")).expect("a file");
+            flock(&out, FlockOperation::LockExclusive).expect("nobody has it");
+            bell.watch(TASK, &dir).expect("it can be watched");
+            assert_eq!(bell.drain().expect("it can be read"), []);
+            out.write_all(b"x").expect("it can be written");
+            assert_eq!(ring(&mut bell), [(TASK, News::Changed)]);
+            out.write_all(b"x").expect("it can be written");
+            drop(out);
+            assert_eq!(ring(&mut bell), [(TASK, News::Ended)]);
+            assert!(!dir.supervisor_alive().expect("it can be asked"));
+            bell.unwatch(TASK);
+            fs::write(temp.path().join("out"), b"y").expect("it can be written");
+            assert_eq!(bell.drain().expect("it can be read"), []);
+        }
     }
 }

@@ -152,7 +152,10 @@ impl OutReader {
         match kind {
             1 | 2 if length <= limits::OUTPUT_FRAME_BYTES_MAX => Ok(Some(HEADER_BYTES + length)),
             3 | 4 if length == 8 => Ok(Some(HEADER_BYTES + 8)),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("the task's output is damaged at frame {}", self.frame))),
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("the task's output is damaged at frame {}", self.frame),
+            )),
         }
     }
 

@@ -3,7 +3,7 @@
 //! Every byte is either in a record or counted in a truncation: kept + dropped == produced, for each stream. A disk that
 //! takes no more ends the head early; what it cannot take at the end is dropped and counted.
 
-use crate::spool::{Record, RecordBody, RECORD_HEADER_BYTES};
+use crate::spool::{RECORD_HEADER_BYTES, Record, RecordBody};
 use muster_proto::command::OutputLimit;
 use muster_proto::event::Stream;
 use muster_proto::limits::OUTPUT_FRAME_BYTES_MAX;
@@ -292,10 +292,8 @@ mod tests {
 
     #[test]
     fn large_output_is_cut_into_frames() {
-        let (temp, dir, frames) = write(&[(false, vec![1; 65_000]), (true, vec![2; 200_000])], OutputLimit {
-            head: 65_000,
-            tail: 150_000,
-        });
+        let (temp, dir, frames) =
+            write(&[(false, vec![1; 65_000]), (true, vec![2; 200_000])], OutputLimit { head: 65_000, tail: 150_000 });
         assert_eq!(frames, 1 + 1 + 3);
         assert_eq!(read(&dir, frames, Stream::Stderr).1, 200_000);
         assert!(fs::metadata(temp.path().join("out")).expect("it is there").len() > 215_000);

@@ -63,8 +63,7 @@ impl Wake {
         self.set(if look { moment.min(now() + LOOK_INTERVAL) } else { moment })?;
         let own = [Some(self.children.as_fd()), Some(self.timer.as_fd()), self.cancel.as_ref().map(|fd| fd.as_fd())];
         let all = files.iter().map(|file| file.map(|file| file.as_fd())).chain(own);
-        let mut polled: Vec<PollFd<'_>> =
-            all.flatten().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let mut polled: Vec<PollFd<'_>> = all.flatten().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         match poll(&mut polled, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -72,7 +71,9 @@ impl Wake {
         let mut results = polled.iter().map(|fd| !fd.revents().is_empty());
         let ready = files.map(|file| file.is_some() && results.next().unwrap_or(false));
         // The rest only wakes: whoever is called looks at the facts themselves.
-        for fd in [self.children.as_fd(), self.timer.as_fd()].into_iter().chain(self.cancel.as_ref().map(|fd| fd.as_fd())) {
+        for fd in
+            [self.children.as_fd(), self.timer.as_fd()].into_iter().chain(self.cancel.as_ref().map(|fd| fd.as_fd()))
+        {
             let mut buffer = [0; 1024];
             while rustix::io::read(fd, &mut buffer).is_ok_and(|count| count > 0) {}
         }

@@ -24,8 +24,8 @@ const BATCHES_WAITING: usize = 8;
 pub enum Item {
     /// Events, in order.
     Events(Vec<Event>),
-    /// The link broke, for this reason; it is being mended.
-    Broken(String),
+    /// The link broke and is being mended. The reason is told where that fails.
+    Broken,
 }
 
 /// The reading end.
@@ -82,7 +82,7 @@ impl Pump {
                 (broken_since, pause) = (None, PAUSE[0]);
             }
             if broken_since.is_none() {
-                self.send(Item::Broken(error.to_string())).await;
+                self.send(Item::Broken).await;
             }
             if broken_since.get_or_insert_with(Instant::now).elapsed() > MEND_MAX {
                 return Err(ClientError::Lost(error.to_string()));

@@ -3,7 +3,6 @@
 use crate::args::Global;
 use crate::client::Client;
 use muster_proto::context::{Config, Context};
-use rustix::fs::Mode;
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
@@ -68,32 +67,39 @@ impl Settings {
     /// lose each other. Only the user can read the file: it holds keys.
     pub fn change<T>(&self, change: impl FnOnce(&mut Config) -> T) -> Result<T, SettingsError> {
         let write_error = |cause| SettingsError::Write { path: self.path.clone(), cause };
-        let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let dir = directory_of(&self.path);
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(write_error)?;
-        let lock = open_private(&self.path.with_extension("lock")).map_err(write_error)?;
+        let lock = File::open(dir).map_err(write_error)?;
         lock.lock().map_err(write_error)?;
         let mut config = self.load()?;
         let result = change(&mut config);
         let text = config.to_toml().map_err(|error| write_error(io::Error::other(error)))?;
-        replace(&self.path, dir, &text).map_err(write_error)?;
+        replace(&self.path, &text).map_err(write_error)?;
         Ok(result)
     }
 }
 
+/// For the user alone.
+const PRIVATE: u32 = 0o600;
+
 fn open_private(path: &Path) -> io::Result<File> {
-    File::options().create(true).truncate(true).write(true).mode(0o600).open(path)
+    File::options().create(true).truncate(true).write(true).mode(PRIVATE).open(path)
 }
 
-fn replace(path: &Path, dir: &Path, text: &str) -> io::Result<()> {
+fn replace(path: &Path, text: &str) -> io::Result<()> {
     // A configuration that is a link stays one: dotfiles often live elsewhere.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let new = path.with_extension("new");
     let mut file = open_private(&new)?;
-    file.set_permissions(fs::Permissions::from_mode(Mode::RUSR.union(Mode::WUSR).bits()))?;
+    file.set_permissions(fs::Permissions::from_mode(PRIVATE))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&new, &path)?;
-    File::open(dir)?.sync_all()
+    File::open(directory_of(&path))?.sync_all()
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn default_path() -> Option<PathBuf> {
@@ -174,4 +180,74 @@ pub enum SettingsError {
         /// Why.
         cause: io::Error,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(path: &Path, context: Option<&str>) -> Settings {
+        let global = Global { config: Some(path.to_owned()), context: context.map(str::to_owned) };
+        Settings::new(&global).expect("settings")
+    }
+
+    fn context(controller: &str) -> Context {
+        let [cluster, operator, certificate, key, controller_ca, operator_ca] = Default::default();
+        let controller = controller.to_owned();
+        Context { controller, cluster, operator, certificate, key, controller_ca, operator_ca }
+    }
+
+    #[test]
+    fn a_context_is_found_by_name_or_because_it_is_current() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("new/config.toml");
+        let chosen = |name| settings(&path, name).context();
+        assert!(matches!(chosen(None), Err(SettingsError::Nowhere(_))));
+        settings(&path, None).change(|config| config.contexts.insert("a".into(), context("a:1"))).expect("written");
+        assert!(matches!(chosen(None), Err(SettingsError::NoneCurrent { .. })));
+        assert!(matches!(chosen(Some("b")), Err(SettingsError::Unknown { .. })));
+        assert_eq!(chosen(Some("a")).expect("known").controller, "a:1");
+        settings(&path, None).change(|config| config.current = Some("a".into())).expect("written");
+        // Scripts unset a variable by making it empty.
+        assert_eq!(chosen(Some("")).expect("current").controller, "a:1");
+    }
+
+    #[test]
+    fn keys_are_for_the_user_alone_and_links_stay() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (link, real) = (dir.path().join("config.toml"), dir.path().join("real.toml"));
+        fs::write(&real, "").expect("written");
+        fs::set_permissions(&real, fs::Permissions::from_mode(0o644)).expect("changed");
+        std::os::unix::fs::symlink(&real, &link).expect("linked");
+        settings(&link, None).change(|config| config.contexts.insert("a".into(), context("a:1"))).expect("written");
+        assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
+        assert_eq!(fs::metadata(&real).expect("there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(settings(&real, Some("a")).context().expect("known").controller, "a:1");
+    }
+
+    #[test]
+    fn changes_at_the_same_time_are_all_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("config.toml");
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let settings = settings(&path, None);
+                scope.spawn(move || {
+                    let add = |config: &mut Config| config.contexts.insert(format!("c{number}"), context("c:1"));
+                    settings.change(add).expect("written")
+                });
+            }
+        });
+        assert_eq!(settings(&path, None).load().expect("read").contexts.len(), 8);
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_and_not_replaced() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("config.toml");
+        fs::write(&path, "contexts = 3").expect("written");
+        let error = settings(&path, None).change(|_| ()).expect_err("refused");
+        assert!(error.to_string().contains("config.toml"), "{error}");
+        assert_eq!(fs::read_to_string(&path).expect("read"), "contexts = 3");
+    }
 }

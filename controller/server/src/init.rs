@@ -50,8 +50,8 @@ pub struct Made {
 impl Init {
     /// Makes it all, or nothing.
     pub async fn run(self) -> Result<Made, InitError> {
-        let mut config = self.read_config()?;
         self.check_state()?;
+        let mut config = self.read_config()?;
         let state = self.state.path();
         let building = Building::start(state)?;
         let (context, pin, cluster) = self.build(&StateDir::new(&building.0)).await?;
@@ -329,8 +329,7 @@ mod tests {
             assert!(!String::from_utf8_lossy(&content).contains(key), "the operator's key is in {file}");
         }
 
-        let again = Init { context: "other".to_owned(), ..init.clone() }.run().await;
-        assert!(matches!(again, Err(InitError::Initialised(_))));
+        assert!(matches!(init.clone().run().await, Err(InitError::Initialised(_))));
         let elsewhere = Init { state: StateDir::new(dir.path().join("second")), ..init.clone() };
         assert!(matches!(elsewhere.clone().run().await, Err(InitError::ContextExists { .. })));
         assert_eq!(names(dir.path()), ["config", "state"]);

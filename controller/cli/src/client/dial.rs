@@ -1,7 +1,7 @@
 //! Connections to a controller, and what it means when they fail.
 //!
-//! TLS is our own (FINDINGS: tonic's cannot be told everything), so the URI says `http` and the connector hands over
-//! encrypted streams. The server name follows from the cluster, never from the address.
+//! TLS is done in our own connector, as on the other side, so tonic is told `http`: it would insist on its own TLS. The
+//! server name follows from the cluster, never from the address.
 
 use super::ClientError;
 use hyper_util::rt::TokioIo;
@@ -25,6 +25,10 @@ use tonic::{Code, Status};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What may be under way unread on a stream: measured best for bulk output.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+
+/// Requests that wait for an answer at a time; others queue. A controller allows 8 streams and refuses what comes before
+/// its settings have told us so.
+const REQUESTS_MAX: usize = 4;
 
 /// The other side of a connection, for messages.
 #[derive(Clone, Debug)]
@@ -57,9 +61,9 @@ async fn dial(address: &str, cluster: ClusterId, tls: TlsConnector) -> Result<(C
         let (address, tls) = (Arc::clone(&address), tls.clone());
         async move { connect(&address, cluster, &tls).await.map(TokioIo::new) }
     });
-    // Several controllers may share an address in tests; the authority says which cluster is meant.
     let endpoint = Endpoint::from_shared(format!("http://{}", tls::controller_dns_name(cluster)))
         .map_err(|error| ClientError::Unavailable(error.to_string()))?
+        .concurrency_limit(REQUESTS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
         .http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL)

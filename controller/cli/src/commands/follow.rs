@@ -30,6 +30,11 @@ const SECOND_INTERRUPT: Duration = Duration::from_secs(2);
 const CANCEL_MARGIN: Duration = Duration::from_secs(5);
 /// How often progress is drawn while nothing happens.
 const TICK: Duration = Duration::from_millis(200);
+/// A job that is over sooner needs no progress, and no flicker.
+const PROGRESS_AFTER: Duration = Duration::from_millis(300);
+
+/// What a follower is told while the link is mended.
+pub const LINK_BROKEN: &str = "muster: the link to the controller broke; trying again for half a minute";
 
 /// How answers are shown.
 #[derive(Debug, Clone, clap::Args)]
@@ -202,15 +207,16 @@ impl<'a> Follower<'a> {
             tokio::select! {
                 item = self.feed.next() => match item? {
                     Some(Item::Events(events)) => self.take(&events).await?,
-                    Some(Item::Broken(why)) => {
-                        self.say(&format!("muster: {why}; trying again for half a minute"))?;
-                    }
+                    Some(Item::Broken) => self.say(LINK_BROKEN)?,
                     None => return Ok(()),
                 },
                 _ = tick.tick() => {}
             }
             self.console.flush()?;
             let (elapsed, track) = (self.elapsed(), &self.track);
+            if elapsed < PROGRESS_AFTER {
+                continue;
+            }
             self.console
                 .show_progress(|| progress::line(track.counts(), track.names().len(), track.running(), elapsed))?;
         }

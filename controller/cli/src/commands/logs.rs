@@ -1,6 +1,6 @@
 //! `muster logs`: the stored output of a job.
 
-use super::follow::{is_closed_pipe, show_stored};
+use super::follow::{LINK_BROKEN, is_closed_pipe, show_stored};
 use crate::client::Follow;
 use crate::exit::Exit;
 use crate::feed::{Feed, Item};
@@ -59,8 +59,8 @@ async fn print(args: &Args, settings: &Settings) -> anyhow::Result<Exit> {
     while let Some(item) = feed.next().await? {
         let events = match item {
             Item::Events(events) => events,
-            Item::Broken(why) => {
-                console.say(&format!("muster: {why}; trying again"))?;
+            Item::Broken => {
+                console.say(LINK_BROKEN)?;
                 continue;
             }
         };

@@ -7,6 +7,7 @@ use crate::show::table::Table;
 use crate::show::{self, moment};
 use clap::Subcommand;
 use muster_proto::name::OperatorName;
+use muster_proto::token::Token;
 use std::time::Duration;
 
 /// Options of `muster operator`.
@@ -41,7 +42,7 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     match args.verb {
         Verb::Add { name, ttl } => {
             let code = client.add_operator(&name, ttl).await?;
-            show::data(&format!("{}\n", code.word))?;
+            show::data(&format!("{}\n", with_host(&code.word, &settings.context()?.controller)))?;
             let until = moment::rfc3339(code.expires_at);
             show::note(&format!("good once, until {until}; {name} types, where they work:\n  muster login CODE"));
         }
@@ -68,4 +69,39 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Success)
+}
+
+/// The controller knows the port where its operators log in, but not by which name they reach it: that is the one by
+/// which we do.
+fn with_host(word: &str, controller: &str) -> String {
+    match (word.parse::<Token>(), controller.rsplit_once(':')) {
+        (Ok(code), Some((host, _))) if code.address.starts_with(':') => {
+            Token { address: format!("{host}{}", code.address), ..code }.to_string()
+        }
+        _ => word.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muster_proto::id::ClusterId;
+    use muster_proto::token::TokenKind;
+
+    #[test]
+    fn a_code_leads_to_where_we_are_connected() {
+        let code = |address: &str| Token {
+            kind: TokenKind::Login,
+            cluster: ClusterId::from_bytes([1; 16]),
+            pin: [2; 32],
+            secret: [3; 32],
+            address: address.to_owned(),
+        };
+        for (told, controller, address) in
+            [(":7445", "c.example:7444", "c.example:7445"), (":7445", "[::1]:1", "[::1]:7445"), ("d:1", "c:2", "d:1")]
+        {
+            assert_eq!(with_host(&code(told).to_string(), controller), code(address).to_string());
+        }
+        assert_eq!(with_host("something newer", "c:1"), "something newer");
+    }
 }

@@ -5,7 +5,8 @@ use crate::client::Client;
 use crate::settings::{self, Settings};
 use crate::show;
 use anyhow::{Context as _, bail};
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use muster_proto::context::Addresses;
 use muster_proto::job::JobState;
 use std::fs::{self, File};
@@ -19,6 +20,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// The whole start: generous, because a laptop may be busy compiling.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// Agents that are being enrolled at a time: each is a process that makes a key.
+const STARTS_MAX: usize = 16;
 /// Between two looks at something that is about to happen.
 const LOOK: Duration = Duration::from_millis(10);
 /// For cancelled tasks to die: their grace and a little.
@@ -60,7 +63,7 @@ impl Fleet {
         })?;
         let client = self.client.insert(settings.connect().await?).clone();
         let starts = (1..=agents).map(|slot| start_agent(&self.home, &client, &addresses, slot));
-        self.agents = try_join_all(starts).await?;
+        self.agents = stream::iter(starts).buffer_unordered(STARTS_MAX).try_collect().await?;
         while client.whoami().await?.connected < u32::from(agents) {
             for process in &mut self.agents {
                 process.check()?;
