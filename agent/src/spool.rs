@@ -92,12 +92,13 @@ impl Spool {
                 fs::remove_dir_all(&path)?;
             }
         }
-        Ok(Self { root: root.to_owned() })
+        // Supervisors start in `/`.
+        Ok(Self { root: fs::canonicalize(root)? })
     }
 
-    /// Makes a task's directory, whole and durable or not at all. `blobs` holds the blobs that the command names, each under
-    /// [`blob_name`] and already verified; they are linked into the task's directory (or copied, from another file system) and may be
-    /// removed afterwards.
+    /// Makes a task's directory, whole and durable or not at all. `blobs` holds the blobs that the command names, each
+    /// under [`blob_name`] and already verified. They become read-only and are linked into the task's directory (or copied,
+    /// from another file system); the names in `blobs` may be removed afterwards.
     pub fn create(&self, spec: &TaskSpec, blobs: &Path) -> Result<TaskDir, SpoolError> {
         let dir = self.dir(spec.task);
         if dir.path.exists() {

@@ -103,7 +103,7 @@ fn root_becomes_the_user_with_his_groups_and_no_more() {
     let host = Host::new();
     if !nix::unistd::getuid().is_root() {
         let mut command = shell("id");
-        command.run_as = Some("daemon".into());
+        command.run_as = Some("root".into());
         let ended = host.run(command);
         assert!(matches!(ended.exit.end.kind, EndKind::StartFailed(said) if said.contains("does not run as root")));
         return;

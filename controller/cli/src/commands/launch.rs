@@ -1,4 +1,5 @@
-//! From a selection and a command to a job that is followed: plan, show, ask, sign, submit. Shared by `run` and `rerun`.
+//! From a selection and a command to a job that is followed: plan, show, ask, sign, submit. Shared by `run` and
+//! `rerun`.
 //!
 //! What was planned is what is signed: the root is computed here, from the very list that is shown and counted.
 

@@ -325,7 +325,8 @@ mod tests {
             prop_assume!(!words[0].is_empty() && words[0][0] != b'-');
             let typed = words.iter().map(|word| OsString::from_vec(word.clone()));
             let line = Line::try_parse_from(["run", "-w", "all", "--"].map(OsString::from).into_iter().chain(typed));
-            prop_assert_eq!(program(line.expect("options").args.words.into_iter().map(OsString::into_vec).collect()), Program::Argv(words));
+            let arrived = line.expect("options").args.words.into_iter().map(OsString::into_vec).collect();
+            prop_assert_eq!(program(arrived), Program::Argv(words));
         }
     }
 }

@@ -310,8 +310,11 @@ mod tests {
             ),
             (
                 EventKind::Finished { target: 0, outcome },
-                r#""finished","host":"n001","state":"failed","exit_code":3,"signal":null,"reason":null,"duration_ms":12"#
-                    .into(),
+                concat!(
+                    r#""finished","host":"n001","state":"failed","exit_code":3,"#,
+                    r#""signal":null,"reason":null,"duration_ms":12"#
+                )
+                .into(),
             ),
             (
                 EventKind::Cancelling { operator: "ada".parse().expect("a name") },

@@ -273,7 +273,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_cuts_do_not_matter(data in prop::collection::vec(prop::sample::select(b"ab\n\r\xe2\x82\xac\x1b".to_vec()), 0..200), size in 1_usize..20) {
+        fn the_cuts_do_not_matter(
+            data in prop::collection::vec(prop::sample::select(b"ab\n\r\xe2\x82\xac\x1b".to_vec()), 0..200),
+            size in 1_usize..20,
+        ) {
             for (sink, prefix) in [(Sink::Pipe, Prefix::Host), (Sink::Pipe, Prefix::None), (TERMINAL, Prefix::Host)] {
                 let chunks: Vec<(u32, &[u8])> = data.chunks(size).map(|chunk| (0, chunk)).collect();
                 prop_assert_eq!(shown(sink, prefix, &chunks), shown(sink, prefix, &[(0, &data)]));

@@ -1,0 +1,84 @@
+//! What goes into a job, and what comes out of it.
+
+use muster_proto::event::Event;
+use muster_proto::link::TaskReport;
+use muster_proto::name::OperatorName;
+use std::time::Duration;
+
+/// A fact from outside. Targets are places in the frozen list; places that do not exist are ignored.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// The agent's session is gone.
+    Disconnected {
+        /// Whose agent.
+        target: u32,
+    },
+    /// The agent will never be heard again.
+    Revoked {
+        /// Whose agent.
+        target: u32,
+    },
+    /// The agent says something of the task.
+    Report {
+        /// Whose.
+        target: u32,
+        /// What.
+        report: TaskReport,
+    },
+    /// An operator wants it ended.
+    Cancel {
+        /// Who.
+        operator: OperatorName,
+    },
+}
+
+/// An agent named the task as unfinished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Its process was started, or may have been.
+    pub started: bool,
+}
+
+/// What should happen: first the events become durable, then the messages are sent.
+#[derive(Debug, Default, PartialEq)]
+pub struct Effects {
+    /// New events, in order, with consecutive numbers.
+    pub events: Vec<Event>,
+    /// Messages to agents, in order.
+    pub sends: Vec<Send>,
+    /// Evidence that came after the end; kept beside the state, never over it.
+    pub late: Vec<(u32, String)>,
+}
+
+/// A message to the agent of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Send {
+    /// Run it, if it starts within this time.
+    Offer(u32, Duration),
+    /// End it, or never start it.
+    Cancel(u32),
+    /// All frames before this one are durable.
+    Ack(u32, u64),
+    /// Its end is durable.
+    Committed(u32),
+}
+
+/// What an agent is told of its task when a session begins. It comes before anything that is sent afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Greeting {
+    /// What it should do about the task.
+    pub say: Option<Say>,
+    /// End it, or never start it.
+    pub cancel: bool,
+}
+
+/// What an agent should do about a task of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Say {
+    /// It named the task: go on from this frame.
+    Resume(u64),
+    /// It did not name the task, though it was offered: say what is known of it.
+    Ask,
+    /// It named the task, and the task's end is durable.
+    Forget,
+}
