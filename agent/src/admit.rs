@@ -121,7 +121,10 @@ impl Door {
         }
         if now > spec.start_before + CLOCK_SKEW_MAX {
             let seconds = spec.start_before.until(now).as_secs();
-            return refusal(RejectKind::Expired, format!("the job's deadline passed {seconds} s ago by this host's clock"));
+            return refusal(
+                RejectKind::Expired,
+                format!("the job's deadline passed {seconds} s ago by this host's clock"),
+            );
         }
         if offer.ttl.is_zero() {
             return refusal(RejectKind::Expired, "the target's delivery window has passed".to_owned());
@@ -249,9 +252,15 @@ mod tests {
             expect(&offer(SignedJob { payload: payload.into(), ..good.clone() }), "signature");
         }
         expect(&offer(operators(CLUSTER).signer.sign(&spec())), "not valid when the job was signed");
-        expect(&offer(operators_here.signer.sign(&JobSpec { cluster: ClusterId::from_bytes([9; 16]), ..spec() })), "cluster");
+        expect(
+            &offer(operators_here.signer.sign(&JobSpec { cluster: ClusterId::from_bytes([9; 16]), ..spec() })),
+            "cluster",
+        );
         let elsewhere = operators(ClusterId::from_bytes([9; 16]));
-        let foreign = Door { operators: OperatorTrust::new(CLUSTER, elsewhere.ca.der().clone()).expect("a CA"), ..self::door(&elsewhere) };
+        let foreign = Door {
+            operators: OperatorTrust::new(CLUSTER, elsewhere.ca.der().clone()).expect("a CA"),
+            ..self::door(&elsewhere)
+        };
         assert!(refusal(&foreign, &offer(elsewhere.signer.sign(&spec()))).reason.contains("certificate"));
         let other = JobSpec { operator: "bob".parse().expect("a name"), ..spec() };
         expect(&offer(operators_here.signer.sign(&other)), "does not name the operator");
@@ -302,7 +311,8 @@ mod tests {
         assert!(behind.reason.contains("121 s behind"), "{behind:?}");
         assert!(at(Timestamp::from_millis(NOW.as_millis() - 120_000)).is_ok());
 
-        let none = door.admit(&Offer { ttl: Duration::ZERO, ..good.clone() }, Memory::None, NOW).expect_err("no window");
+        let none =
+            door.admit(&Offer { ttl: Duration::ZERO, ..good.clone() }, Memory::None, NOW).expect_err("no window");
         assert_eq!(none.kind, RejectKind::Expired);
         let younger = Door { born_at: NOW + Duration::from_millis(1), ..self::door(&operators) };
         assert!(refusal(&younger, &good).reason.starts_with("journal_reset"));

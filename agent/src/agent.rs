@@ -1,22 +1,24 @@
 //! The agent: one task that owns all state, messages in, messages out.
 //!
 //! ```text
-//! session ──Event──▶ Agent ──FromAgent──▶ session          work.rs   tasks on this host, from offer to commit
-//!                    ▲   │                                  ship.rs   one task's way to the controller
-//!     doorbell ──────┘   └──▶ journal, spool, supervisors    blobs.rs  bytes that travel beside a job
+//! session ──Event──▶ Agent ──FromAgent──▶ session         work.rs     tasks on this host, from offer to commit
+//!                    ▲   │                                recover.rs  what an earlier start left
+//!     doorbell ──────┘   └──▶ journal, spool,             ship.rs     one task's way to the controller
+//!                             supervisors                 blobs.rs    bytes that travel beside a job
 //! ```
 //!
 //! Nothing here waits for the network: reports go into a bounded channel, and while that is full spools are not read.
 
 mod blobs;
 mod clock;
+mod recover;
 mod ship;
 mod work;
 
 use crate::admit::{Door, Users};
 use crate::facts;
 use crate::identity::{Identity, IdentityError};
-use crate::journal::{Journal, JournalError, Record};
+use crate::journal::{Journal, JournalError};
 use crate::process::{self, Containment};
 use crate::session::{Event, Link};
 use crate::settings::Settings;
@@ -25,7 +27,7 @@ use blobs::Blobs;
 use muster_proto::fleet::Facts;
 use muster_proto::id::{BootId, StartId, TaskId};
 use muster_proto::limits;
-use muster_proto::link::{FromAgent, Hello, RejectKind, TaskReport, ToAgent, Unfinished, Welcome};
+use muster_proto::link::{FromAgent, Hello, TaskReport, ToAgent, Unfinished, Welcome};
 use muster_proto::seal::SealError;
 use muster_proto::tls::{self, TlsError};
 use rustix::fs::FlockOperation;
@@ -230,23 +232,15 @@ impl Agent {
         self.enqueue(id);
     }
 
-    /// These never came. They are refused from now on, so that "never" stays true.
+    /// These never came, and no copy is under way: offers travel only in the session they were made for, and this one has
+    /// just begun. So the controller may offer them again.
     fn never(&mut self, unknown: &[TaskId]) {
-        let now = clock::now();
-        let tombstone = |&task: &TaskId| Record::Refused {
-            task,
-            kind: RejectKind::Expired,
-            reason: "it never came here in time".to_owned(),
-            start_before: now + limits::START_BEFORE_MAX,
-        };
-        let records: Vec<_> = unknown.iter().map(tombstone).collect();
-        if records.is_empty() {
-            return;
+        if !unknown.is_empty()
+            && let Some(damage) = self.journal.damage()
+        {
+            return error!(%damage, "cannot answer for tasks that are not remembered");
         }
-        match self.journal.append(&records, now) {
-            Ok(()) => unknown.iter().for_each(|&id| self.say(id, TaskReport::Never)),
-            Err(error) => error!(%error, "cannot answer for tasks that never came"),
-        }
+        unknown.iter().for_each(|&id| self.say(id, TaskReport::Never));
     }
 
     fn on_down(&mut self) {

@@ -1,9 +1,9 @@
 //! How a machine gets its name: a key made here, a request for a certificate, and a controller that is believed
 //! because its CA has the pin that the token, or the person at the keyboard, brought.
 
+use crate::facts;
 use crate::identity::{self, Identity, IdentityError};
 use crate::session::{self, LinkError};
-use crate::facts;
 use crate::settings::{Credential, Enroll, host_of};
 use muster_proto::id::ClusterId;
 use muster_proto::name::{HostName, ParseNameError};
@@ -40,11 +40,8 @@ pub async fn enrol(request: &Enroll, waiting: impl FnOnce(&str)) -> Result<Ident
         Credential::Token(token) => (token.cluster, token.pin, token.secret.to_vec()),
         Credential::Approval { cluster, pin } => (*cluster, *pin, Vec::new()),
     };
-    let question = wire::EnrolAgentRequest {
-        csr: csr.der().to_vec().into(),
-        name: name.to_string(),
-        token: secret.into(),
-    };
+    let question =
+        wire::EnrolAgentRequest { csr: csr.der().to_vec().into(), name: name.to_string(), token: secret.into() };
     let mut waiting = Some(waiting);
     let issued = loop {
         match ask(request, cluster, pin, question.clone()).await? {
@@ -140,7 +137,9 @@ pub enum EnrolError {
     #[error("cannot make a key")]
     Key(#[source] rcgen::Error),
     /// The pin belongs to somebody else.
-    #[error("the controller at {address} is not the one that the token or pin is for: check the address, or get a token from that cluster")]
+    #[error(
+        "the controller at {address} is not the one that the token or pin is for: check the address, or get a token from that cluster"
+    )]
     WrongCluster {
         /// `HOST:PORT`.
         address: String,

@@ -172,7 +172,10 @@ mod tests {
         assert!(Identity::load(&state).expect("nothing to read").is_none());
         identity().store(&state).expect("stored");
         let loaded = Identity::load(&state).expect("loaded").expect("enrolled");
-        assert_eq!((loaded.name, loaded.agent, loaded.cluster), (identity().name, identity().agent, identity().cluster));
+        assert_eq!(
+            (loaded.name, loaded.agent, loaded.cluster),
+            (identity().name, identity().agent, identity().cluster)
+        );
         assert_eq!((loaded.controller.as_str(), loaded.operator_ca.as_str()), ("[::1]:7443", "operator"));
         let mode = |path: &str| fs::metadata(state.join(path)).expect("there").permissions().mode() & 0o777;
         assert_eq!((mode(""), mode("identity"), mode("identity/key.pem")), (0o700, 0o700, 0o600));

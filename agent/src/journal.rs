@@ -1,13 +1,13 @@
 //! What the agent remembers of tasks, so that none starts twice.
 //!
 //! The journal is written before anything happens (`Received` before "accepted" is said, `Intent` before the
-//! supervisor is started) and fails closed: when it cannot be written, or was damaged, it takes no more records, and the
-//! agent must refuse new work. It forgets a task eight days after its deadline, when no copy of the offer can start any
-//! more, unless the controller still lacks its end.
+//! supervisor is started) and fails closed: when it cannot be written, or was damaged, it takes no more records, and
+//! the agent must refuse new work. It forgets a task eight days after its deadline, when no copy of the offer can
+//! start any more, unless the controller still lacks its end.
 //!
-//! The file is a row of blocks, each written with one call: `MUJ1 | length u32 | CRC-32C u32 | records`. A block that is
-//! not whole and has no whole one behind it is a write that a power cut interrupted: it is cut off. A bad block with a
-//! whole one behind it is damage.
+//! The file is a row of blocks, each written with one call: `MUJ1 | length u32 | CRC-32C u32 | records`. A block that
+//! is not whole and has no whole one behind it is a write that a power cut interrupted: it is cut off. A bad block
+//! with a whole one behind it is damage.
 
 mod stored;
 
@@ -98,8 +98,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Reads the journal, or makes one that is born `now`. A torn tail (a write that a power cut interrupted) is cut. Damage
-    /// before the tail leaves the journal readable and closed: see [`Journal::damage`].
+    /// Reads the journal, or makes one that is born `now`. A torn tail (a write that a power cut interrupted) is cut.
+    /// Damage before the tail leaves the journal readable and closed: see [`Journal::damage`].
     pub fn open(path: &Path, now: Timestamp) -> Result<Self, JournalError> {
         let error = |source| JournalError::Open { path: path.to_owned(), source };
         let bytes = match fs::read(path) {

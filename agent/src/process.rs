@@ -105,8 +105,8 @@ pub(crate) struct Family {
 }
 
 impl Family {
-    /// Prepares the calling process to be the supervisor: it leaves the agent's cgroup and adopts orphans, so that whoever
-    /// descends from it remains its descendant. Where a cgroup cannot be made the descendants have to do.
+    /// Prepares the calling process to be the supervisor: it leaves the agent's cgroup and adopts orphans, so that
+    /// whoever descends from it remains its descendant. Where a cgroup cannot be made the descendants have to do.
     pub(crate) fn found(containment: &Containment, task: TaskId) -> io::Result<Self> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let Containment::Cgroup(root) = containment else {
@@ -155,8 +155,8 @@ impl Family {
         }
     }
 
-    /// Kills what a dead supervisor left, and waits for it at most two seconds. Without a cgroup its processes are those
-    /// that carry the task in their environment: parents and sessions no longer tell.
+    /// Kills what a dead supervisor left, and waits for it at most two seconds. Without a cgroup its processes are
+    /// those that carry the task in their environment: parents and sessions no longer tell.
     pub(crate) fn bury(containment: &Containment, task: TaskId) {
         let cgroup = match containment {
             Containment::Cgroup(root) => Some(root.join(task.to_string())),

@@ -25,6 +25,7 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use tokio::io::AsyncBufReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -35,6 +36,8 @@ use tracing::{debug, info, warn};
 
 /// TCP, TLS and the first answer: each may take this long.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a server's first word is waited for.
+const FIRST_WORD: Duration = Duration::from_secs(2);
 /// Messages on their way out: with full frames 4 MiB. When it is full the agent stops reading spools.
 const OUTBOUND_MESSAGES: usize = 64;
 /// Bytes the controller may send ahead of the agent.
@@ -128,7 +131,15 @@ pub async fn dial(address: &str, cluster: ClusterId, tls: Arc<ClientConfig>) -> 
     tcp.set_nodelay(true).map_err(unreachable)?;
     let handshake = TlsConnector::from(tls).connect(tls::controller_server_name(cluster), tcp);
     let stream = timeout(STEP_TIMEOUT, handshake).await.map_err(timed_out).and_then(|r| r);
-    let mut once = Some(TokioIo::new(stream.map_err(LinkError::of_handshake)?));
+    let mut stream = stream.map_err(LinkError::of_handshake)?;
+    // In TLS 1.3 a server judges our certificate when we believe to be connected already. The first thing it says
+    // tells: a frame of HTTP/2, which stays in the buffer, or an alert. One that waits for us instead may do so.
+    match timeout(FIRST_WORD, stream.fill_buf()).await {
+        Ok(Ok([])) => return Err(LinkError::Lost("it closed the connection without a word".to_owned())),
+        Ok(Err(error)) => return Err(LinkError::of_handshake(error)),
+        Ok(Ok(_)) | Err(_) => {}
+    }
+    let mut once = Some(TokioIo::new(stream));
     // The scheme is http because TLS is done here already. A connector that worked once is spent: a lost connection
     // is dialed anew from the start.
     let connector = tower::service_fn(move |_| {
@@ -174,7 +185,7 @@ impl Dialed {
         let (inbound, batch) = timeout(STEP_TIMEOUT, first)
             .await
             .map_err(|_| LinkError::Lost("it does not answer".to_owned()))?
-            .map_err(LinkError::of_status)?;
+            .map_err(|status| LinkError::of_status(&status))?;
         let mut messages = vocabulary(batch.unwrap_or_default()).into_iter();
         let Some(ToAgent::Welcome(welcome)) = messages.next() else {
             return Err(LinkError::Lost("it closed the session without a welcome".to_owned()));
@@ -233,7 +244,7 @@ impl Live {
             messages = match batch {
                 Ok(Some(batch)) => vocabulary(batch),
                 Ok(None) => return Ended::Failed(LinkError::Lost("it closed the session".to_owned())),
-                Err(status) => return Ended::Failed(LinkError::of_status(status)),
+                Err(status) => return Ended::Failed(LinkError::of_status(&status)),
             };
         }
     }
@@ -322,7 +333,9 @@ pub enum LinkError {
         source: io::Error,
     },
     /// Another installation, or somebody in between.
-    #[error("what answers there was not issued by the CA this agent trusts: check the address, or enrol with that cluster")]
+    #[error(
+        "what answers there was not issued by the CA this agent trusts: check the address, or enrol with that cluster"
+    )]
     WrongIssuer,
     /// Times do not fit.
     #[error("the controller's certificate is not valid now: check this host's clock and the controller's certificate")]
@@ -331,7 +344,9 @@ pub enum LinkError {
     #[error("no TLS with what answers there: check that the port is the right one")]
     Handshake(#[source] io::Error),
     /// The controller does not take this agent's certificate.
-    #[error("the controller refuses this agent's identity ({0}): it was revoked or has expired; enrol again with a fresh --state")]
+    #[error(
+        "the controller refuses this agent's identity ({0}): it was revoked or has expired; enrol again with a fresh --state"
+    )]
     Refused(String),
     /// Newer or older than this agent.
     #[error("the controller speaks protocol {0}, this agent {own}: use the same release", own = limits::PROTOCOL.end())]
@@ -360,9 +375,8 @@ impl LinkError {
         }
     }
 
-    /// TLS 1.3 tells a client that its certificate is refused only after it believes to be connected: that shows as a
-    /// request cancelled, or as an alert somewhere down the chain.
-    fn of_status(status: Status) -> Self {
+    /// A refusal that comes late shows as a request cancelled, or as an alert somewhere down the chain.
+    fn of_status(status: &Status) -> Self {
         let mut text = status.message().to_owned();
         let mut source = status.source();
         while let Some(error) = source {

@@ -204,8 +204,10 @@ fn enroll(mut parser: lexopt::Parser) -> Result<Invocation, UsageError> {
         Credential::Token(_) | Credential::Approval { .. } => None,
     };
     let controller = controller.or(carried).ok_or(UsageError::NoController)?;
-    host_of(&controller)
-        .ok_or_else(|| UsageError::Value { option: "--controller", reason: format!("{controller:?} is not HOST:PORT") })?;
+    host_of(&controller).ok_or_else(|| UsageError::Value {
+        option: "--controller",
+        reason: format!("{controller:?} is not HOST:PORT"),
+    })?;
     Ok(Invocation::Enroll(Enroll { controller, name, state: state_or_default(state)?, credential }))
 }
 
@@ -251,8 +253,7 @@ fn parsed<T: std::str::FromStr<Err: ToString>>(option: &'static str, value: OsSt
 
 fn token(option: &'static str, word: &str) -> Result<Token, UsageError> {
     let wrong = |reason: String| UsageError::Value { option, reason };
-    let token: Token =
-        word.parse().map_err(|error: muster_proto::token::ParseTokenError| wrong(error.to_string()))?;
+    let token: Token = word.parse().map_err(|error: muster_proto::token::ParseTokenError| wrong(error.to_string()))?;
     match token.kind {
         TokenKind::Join => Ok(token),
         TokenKind::Login => Err(wrong("this code is for `muster login`; agents take `muster token create`".to_owned())),
@@ -322,14 +323,20 @@ mod tests {
     }
 
     fn join(kind: TokenKind, address: &str) -> String {
-        let token =
-            Token { kind, cluster: ClusterId::from_bytes([1; 16]), pin: [2; 32], secret: [3; 32], address: address.into() };
+        let token = Token {
+            kind,
+            cluster: ClusterId::from_bytes([1; 16]),
+            pin: [2; 32],
+            secret: [3; 32],
+            address: address.into(),
+        };
         token.to_string()
     }
 
     #[test]
     fn addresses_have_a_host_and_a_port() {
-        for (address, host) in [("a:1", Some("a")), ("[::1]:7445", Some("[::1]")), ("10.0.0.1:65535", Some("10.0.0.1"))] {
+        for (address, host) in [("a:1", Some("a")), ("[::1]:7445", Some("[::1]")), ("10.0.0.1:65535", Some("10.0.0.1"))]
+        {
             assert_eq!(host_of(address), host);
         }
         for bad in ["", "a", ":1", "a:", "a:0", "a:65536", "::1:7445", "a:b"] {

@@ -11,9 +11,10 @@
 //!              exit     supervisor  the end; the task is over. Written by the agent if the supervisor is gone
 //! ```
 //!
-//! One writer a file. The supervisor inherits `out` open and locked (flock), and holds it for as long as it works: so the
-//! agent can tell at any time, after a restart too, whether it is alive, and a task is never buried and run at once.
-//! Either side may die at any time: files appear whole, by rename, and readers wait for the rest of a torn record.
+//! One writer a file. The supervisor inherits `out` open and locked (flock), and holds it for as long as it works: so
+//! the agent can tell at any time, after a restart too, whether it is alive, and a task is never buried and run at
+//! once. Either side may die at any time: files appear whole, by rename, and readers wait for the rest of a torn
+//! record.
 
 mod doorbell;
 mod out;
@@ -22,7 +23,7 @@ mod stored;
 use crate::process::{self, Containment};
 use bytes::Bytes;
 pub use doorbell::{Doorbell, News};
-use muster_proto::command::BlobRef;
+use muster_proto::command::{BlobRef, Program};
 use muster_proto::id::{BootId, TaskId};
 use muster_proto::job::JobSpec;
 use muster_proto::name::HostName;
@@ -97,40 +98,28 @@ impl Spool {
     }
 
     /// Makes a task's directory, whole and durable or not at all. `blobs` holds the blobs that the command names, each
-    /// under [`blob_name`] and already verified. They become read-only and are linked into the task's directory (or copied,
-    /// from another file system); the names in `blobs` may be removed afterwards.
+    /// under [`blob_name`] and already verified. They become read-only and are linked into the task's directory (or
+    /// copied, from another file system); the names in `blobs` may be removed afterwards.
     pub fn create(&self, spec: &TaskSpec, blobs: &Path) -> Result<TaskDir, SpoolError> {
         let dir = self.dir(spec.task);
         if dir.path.exists() {
             return Err(SpoolError::Exists(spec.task));
         }
-        let io_error = |source| SpoolError::Io { task: spec.task, source };
         let new = dir.path.with_added_extension("new");
-        let made =
-            self.fill(&new, spec, blobs).and_then(|()| fs::rename(&new, &dir.path)).and_then(|()| sync(&self.root));
-        if let Err(source) = made {
+        let made = fill(&new, spec, blobs).and_then(|()| fs::rename(&new, &dir.path)).and_then(|()| {
+            // All names first, then the syncs: the first of them pays, the others find little to do. If power fails
+            // meanwhile, the journal does not know the task yet.
+            File::open(dir.path.join("spec"))?.sync_all()?;
+            sync(&dir.path)?;
+            sync(&self.root)
+        });
+        made.map_err(|source| {
             // Space is short more often than not: what was made so far must not stay.
             let _ = fs::remove_dir_all(&new);
-            return Err(io_error(source));
-        }
+            let _ = dir.remove();
+            SpoolError::Io { task: spec.task, source }
+        })?;
         Ok(dir)
-    }
-
-    fn fill(&self, new: &Path, spec: &TaskSpec, blobs: &Path) -> io::Result<()> {
-        let job = JobSpec::decode(&spec.payload).map_err(io::Error::other)?;
-        let _ = fs::remove_dir_all(new);
-        DirBuilder::new().mode(0o700).create(new)?;
-        write_durable(&new.join("spec"), &stored::encode_spec(spec, process::boot_id()?))?;
-        write_durable(&new.join("out"), b"")?;
-        write_durable(&new.join("reserve"), &[0; RESERVE_BYTES])?;
-        let command = job.command();
-        if let Some(blob) = &command.stdin {
-            link_or_copy(&blobs.join(blob_name(blob)), &new.join("stdin"))?;
-        }
-        if let muster_proto::command::Program::Script { content, .. } = &command.program {
-            link_or_copy(&blobs.join(blob_name(content)), &new.join("script"))?;
-        }
-        sync(new)
     }
 
     /// The directory of a task, whether it exists or not.
@@ -183,10 +172,10 @@ impl TaskDir {
         read_if_there(&self.path.join("exit"))?.map(|bytes| stored::decode_exit(&bytes)).transpose()
     }
 
-    /// Tells the supervisor to end the task: TERM, grace, KILL. The answer is `exit`, as for any task. Durable, and may be
-    /// repeated.
+    /// Tells the supervisor to end the task: TERM, grace, KILL. The answer is `exit`, as for any task. Durable, and
+    /// may be repeated.
     pub fn request_cancel(&self) -> io::Result<()> {
-        write_durable(&self.path.join("cancel"), b"")?;
+        write(&self.path.join("cancel"), b"")?;
         sync(&self.path)
     }
 
@@ -196,13 +185,13 @@ impl TaskDir {
 
     pub(crate) fn write_started(&self, started: Started) -> io::Result<()> {
         let (new, path) = (self.path.join("started.new"), self.path.join("started"));
-        fs::write(&new, stored::encode_started(started))?;
+        write(&new, &stored::encode_started(started))?;
         fs::rename(new, path)
     }
 
     pub(crate) fn write_exit(&self, exit: &Exit) -> io::Result<()> {
         let (new, path) = (self.path.join("exit.new"), self.path.join("exit"));
-        write_durable(&new, &stored::encode_exit(exit))?;
+        write(&new, &stored::encode_exit(exit))?.sync_all()?;
         fs::rename(new, path)?;
         sync(&self.path)
     }
@@ -212,10 +201,13 @@ impl TaskDir {
         let _ = fs::remove_file(self.path.join("reserve"));
     }
 
-    /// Opens `out` for the one supervisor that this task may ever have. It inherits the file, and with it the lock: there is
-    /// no moment at which it lives without.
+    /// Opens `out` for the one supervisor that this task may ever have. It inherits the file, and with it the lock:
+    /// there is no moment at which it lives without.
     pub(crate) fn take_out(&self) -> io::Result<File> {
-        let out = self.lock_out()?.ok_or(io::ErrorKind::ResourceBusy)?;
+        let out = OpenOptions::new().append(true).open(self.path.join("out"))?;
+        if !lock(&out)? {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
         if self.started()?.is_some() || self.exit()?.is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -225,25 +217,22 @@ impl TaskDir {
     /// A supervisor works on this task: from [`crate::supervisor::spawn`] until just after `exit` is there, or until it
     /// dies.
     pub fn supervisor_alive(&self) -> io::Result<bool> {
-        Ok(self.lock_out()?.is_none())
+        Ok(!lock(&self.out()?)?)
     }
 
-    fn lock_out(&self) -> io::Result<Option<File>> {
-        let out = OpenOptions::new().append(true).open(self.path.join("out"))?;
-        match rustix::fs::flock(&out, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(out)),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+    /// For reading: closing a file that was open for writing would ring the doorbell.
+    fn out(&self) -> io::Result<File> {
+        File::open(self.path.join("out"))
     }
 
-    /// Ends a task whose supervisor is gone: kills what is left of it (waits for that, at most two seconds) and writes `exit` with
-    /// [`EndKind::Lost`], or returns the `exit` that is there.
+    /// Ends a task whose supervisor is gone: kills what is left of it (waits for that, at most two seconds) and writes
+    /// `exit` with [`EndKind::Lost`], or returns the `exit` that is there.
     /// Fails with [`io::ErrorKind::ResourceBusy`] if the supervisor is alive.
     pub fn bury(&self) -> io::Result<Exit> {
-        let Some(_lock) = self.lock_out()? else {
+        let out = self.out()?;
+        if !lock(&out)? {
             return Err(io::ErrorKind::ResourceBusy.into());
-        };
+        }
         if let Some(exit) = self.exit()? {
             return Ok(exit);
         }
@@ -292,6 +281,31 @@ pub enum SpoolError {
     },
 }
 
+fn fill(new: &Path, spec: &TaskSpec, blobs: &Path) -> io::Result<()> {
+    let job = JobSpec::decode(&spec.payload).map_err(io::Error::other)?;
+    let command = job.command();
+    DirBuilder::new().mode(0o700).create(new)?;
+    write(&new.join("spec"), &stored::encode_spec(spec, process::boot_id()?))?;
+    write(&new.join("out"), b"")?;
+    write(&new.join("reserve"), &[0; RESERVE_BYTES])?;
+    if let Some(blob) = &command.stdin {
+        link_or_copy(&blobs.join(blob_name(blob)), &new.join("stdin"))?;
+    }
+    if let Program::Script { content, .. } = &command.program {
+        link_or_copy(&blobs.join(blob_name(content)), &new.join("script"))?;
+    }
+    Ok(())
+}
+
+/// Takes the lock, until the file is closed; false if a supervisor has it.
+fn lock(out: &File) -> io::Result<bool> {
+    match rustix::fs::flock(out, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -300,10 +314,10 @@ fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-fn write_durable(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
-    file.sync_all()
+    Ok(file)
 }
 
 fn sync(dir: &Path) -> io::Result<()> {
@@ -314,7 +328,8 @@ fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     if fs::hard_link(from, to).is_err() {
         fs::copy(from, to)?;
     }
-    // Nobody else can enter the directory; but the program, whoever it runs as, may open its stdin again by `/dev/stdin`.
+    // Nobody else can enter the directory; but the program, whoever it runs as, may open its stdin again by
+    // `/dev/stdin`.
     fs::set_permissions(to, fs::Permissions::from_mode(0o444))?;
     File::open(to)?.sync_all()
 }

@@ -31,8 +31,8 @@ use std::process::{Child, ExitCode};
 use std::time::Duration;
 use wake::Wake;
 
-/// Starts the supervisor of a task whose directory is complete: `executable supervise DIR`, with the task's `out` as its
-/// standard output. A task has at most one: fails with [`io::ErrorKind::ResourceBusy`] or
+/// Starts the supervisor of a task whose directory is complete: `executable supervise DIR`, with the task's `out` as
+/// its standard output. A task has at most one: fails with [`io::ErrorKind::ResourceBusy`] or
 /// [`io::ErrorKind::AlreadyExists`] if it has or had one.
 ///
 /// Keep the child and reap it (`try_wait`) some time after it ends. It may live on long after the task's `exit` is

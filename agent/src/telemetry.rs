@@ -119,8 +119,7 @@ mod tests {
     fn whatever_is_logged_stays_one_line_and_one_object() {
         let sink = Sink::default();
         let writer = sink.clone();
-        let subscriber =
-            tracing_subscriber::fmt().event_format(Json).with_writer(move || writer.clone()).finish();
+        let subscriber = tracing_subscriber::fmt().event_format(Json).with_writer(move || writer.clone()).finish();
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(task = %"a\"b\\c\n\x1b", count = 3_u64, yes = true, "said");
         });

@@ -2,13 +2,25 @@
 
 mod fixture;
 
-use fixture::{Controller, Running, World, chunks, eventually, welcome};
+use fixture::{CLUSTER, Ca, Controller, PATIENCE, Running, World, chunks, eventually, welcome};
+use muster_agent::enrol::enrol;
+use muster_agent::identity::Identity;
+use muster_agent::settings::{Credential, Enroll};
 use muster_proto::command::{BlobRef, Command, Program};
 use muster_proto::link::{FrameBody, FromAgent, RejectKind, TaskReport, ToAgent, Welcome};
 use muster_proto::outcome::{End, EndKind};
+use muster_proto::tls;
+use muster_proto::token::{Token, TokenKind};
+use muster_proto::wire::enrolment_server::{Enrolment, EnrolmentServer};
+use muster_proto::wire::{self, enrol_agent_reply};
 use sha2::{Digest as _, Sha256};
 use std::fs;
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::time::timeout;
+use tonic::{Request, Response, Status};
 
 fn sh(line: &str) -> Command {
     Command::new(Program::Shell(line.as_bytes().to_vec()))
@@ -27,7 +39,7 @@ fn spooled(world: &World) -> usize {
 
 #[tokio::test]
 async fn a_signed_job_runs_once_and_everything_is_told() {
-    let mut world = World::new();
+    let world = World::new();
     let mut controller = Controller::new(&world).await;
     let agent = Running::start(world.agent(&controller));
     let (hello, mut session) = controller.session().await;
@@ -57,7 +69,7 @@ async fn a_signed_job_runs_once_and_everything_is_told() {
 
 #[tokio::test]
 async fn output_goes_on_where_the_controller_is() {
-    let mut world = World::new();
+    let world = World::new();
     let mut controller = Controller::new(&world).await;
     let agent = Running::start(world.agent(&controller));
     let (_, mut session) = controller.live().await;
@@ -87,7 +99,7 @@ async fn output_goes_on_where_the_controller_is() {
 
 #[tokio::test]
 async fn an_agent_that_comes_back_adopts_its_tasks() {
-    let mut world = World::new();
+    let world = World::new();
     let mut controller = Controller::new(&world).await;
     let agent = Running::start(world.agent(&controller));
     let (first, mut session) = controller.live().await;
@@ -127,7 +139,7 @@ async fn an_agent_that_comes_back_adopts_its_tasks() {
 
 #[tokio::test]
 async fn a_cancel_ends_a_task_or_keeps_it_from_ever_starting() {
-    let mut world = World::new();
+    let world = World::new();
     let mut controller = Controller::new(&world).await;
     let agent = Running::start(world.agent(&controller));
     let (_, mut session) = controller.live().await;
@@ -149,29 +161,37 @@ async fn a_cancel_ends_a_task_or_keeps_it_from_ever_starting() {
 }
 
 #[tokio::test]
-async fn what_never_came_is_refused_when_it_comes_late() {
-    let mut world = World::new();
+async fn what_never_came_may_be_offered_again_and_a_refusal_is_remembered() {
+    let world = World::new();
     let mut controller = Controller::new(&world).await;
     let agent = Running::start(world.agent(&controller));
     let (_, mut session) = controller.session().await;
-    let late = world.offer(sh("echo never"));
+    let late = world.offer(sh("exit 4"));
     session.send([ToAgent::Welcome(Welcome { outstanding: vec![late.task], ..welcome() })]).await;
     assert_eq!(session.report().await, (late.task, TaskReport::Never));
     session.send([ToAgent::Offer(late.clone())]).await;
-    let (_, report) = session.report().await;
-    assert!(matches!(report, TaskReport::Rejected { kind: RejectKind::Expired, .. }), "{report:?}");
+    let (reports, _) = session.finish(late.task).await;
+    assert_eq!(end_of(&reports), &EndKind::Exit(4));
+
+    let mut closed = world.offer(sh("echo never"));
+    closed.ttl = Duration::ZERO;
+    session.send([ToAgent::Offer(closed.clone())]).await;
+    let refused = session.report().await;
+    assert!(matches!(refused.1, TaskReport::Rejected { kind: RejectKind::Expired, .. }), "{refused:?}");
     drop(session);
 
     let (_, mut session) = controller.session().await;
-    session.send([ToAgent::Welcome(Welcome { outstanding: vec![late.task], ..welcome() })]).await;
-    let (_, report) = session.report().await;
-    assert!(matches!(report, TaskReport::Rejected { kind: RejectKind::Expired, .. }), "{report:?}");
+    session.send([ToAgent::Welcome(Welcome { outstanding: vec![closed.task], ..welcome() })]).await;
+    assert_eq!(session.report().await, refused);
+    closed.ttl = Duration::from_secs(30);
+    session.send([ToAgent::Offer(closed.clone())]).await;
+    assert_eq!(session.report().await, refused, "no copy of it starts");
     agent.stop().await;
 }
 
 #[tokio::test]
 async fn stdin_is_what_was_signed_or_nothing_runs() {
-    let mut world = World::new();
+    let world = World::new();
     let mut controller = Controller::new(&world).await;
     let agent = Running::start(world.agent(&controller));
     let (_, mut session) = controller.live().await;
@@ -203,7 +223,7 @@ async fn stdin_is_what_was_signed_or_nothing_runs() {
 
 #[tokio::test]
 async fn tasks_beyond_the_limit_wait_and_expire() {
-    let mut world = World::new();
+    let world = World::new();
     let mut controller = Controller::new(&world).await;
     let agent = Running::start(world.agent(&controller));
     let (_, mut session) = controller.live().await;
@@ -248,7 +268,7 @@ async fn tasks_beyond_the_limit_wait_and_expire() {
 
 #[tokio::test]
 async fn a_supervisor_that_is_killed_is_reported_at_once() {
-    let mut world = World::new();
+    let world = World::new();
     let mut controller = Controller::new(&world).await;
     let agent = Running::start(world.agent(&controller));
     let (_, mut session) = controller.live().await;
@@ -273,7 +293,7 @@ async fn a_supervisor_that_is_killed_is_reported_at_once() {
 
 #[tokio::test]
 async fn a_flood_waits_for_acknowledgements() {
-    let mut world = World::new();
+    let world = World::new();
     let mut controller = Controller::new(&world).await;
     let agent = Running::start(world.agent(&controller));
     let (_, mut session) = controller.live().await;
@@ -296,4 +316,140 @@ async fn a_flood_waits_for_acknowledgements() {
     assert_eq!(end_of(&reports), &EndKind::Exit(0));
     assert_eq!(bytes + rest.len(), 5_000_000);
     agent.stop().await;
+}
+
+/// What an agent logs while `during` is awaited. Everything runs on this thread.
+async fn logged(during: impl Future<Output = ()>, until: &str) -> String {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&lines);
+    let writer = move || Sink(Arc::clone(&sink));
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    let text = || String::from_utf8_lossy(&lines.lock().expect("one thread")).into_owned();
+    let said = async {
+        while !text().contains(until) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let ended = tokio::select! {
+        () = during => Ok(()),
+        ended = timeout(PATIENCE, said) => ended,
+    };
+    drop(guard);
+    assert!(ended.is_ok(), "nothing says {until:?}:\n{}", text());
+    text()
+}
+
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("one thread").extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_controller_that_is_not_ours_or_not_there_is_named() {
+    let (world, other) = (World::new(), World::new());
+    let run = async |controller: &Controller, until: &str| {
+        let agent = world.agent(controller);
+        logged(async { agent.run(std::future::pending()).await.expect("a good end") }, until).await
+    };
+    // Each case has a state directory of its own, because the address is part of the identity.
+    let clear = || fs::remove_dir_all(world.state()).expect("removed");
+
+    let foreign = Controller::new(&other).await;
+    run(&foreign, "was not issued by the CA this agent trusts").await;
+    clear();
+    let refusing = Controller::trusting(&world, &other.agents).await;
+    run(&refusing, "refuses this agent's identity").await;
+    clear();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let nobody = Controller::at(listener.local_addr().expect("bound").to_string());
+    drop(listener);
+    let log = run(&nobody, "cannot reach the controller at 127.0.0.1").await;
+    assert!(log.contains("Connection refused"), "{log}");
+}
+
+struct Desk {
+    agents: Ca,
+    reply: wire::AgentIdentity,
+    asked: Mutex<Vec<wire::EnrolAgentRequest>>,
+}
+
+#[tonic::async_trait]
+impl Enrolment for Desk {
+    async fn enrol_agent(
+        &self,
+        request: Request<wire::EnrolAgentRequest>,
+    ) -> Result<Response<wire::EnrolAgentReply>, Status> {
+        let request = request.into_inner();
+        let mut asked = self.asked.lock().expect("one thread");
+        asked.push(request.clone());
+        let result = match (&request.token[..], asked.len()) {
+            ([], 1) => enrol_agent_reply::Result::Pending(wire::Pending::default()),
+            ([9, ..], _) => return Err(Status::unauthenticated("the token is unknown, used or expired")),
+            _ => enrol_agent_reply::Result::Issued(wire::AgentIdentity {
+                name: request.name,
+                certificate: self.agents.certify(&request.csr).into(),
+                ..self.reply.clone()
+            }),
+        };
+        Ok(Response::new(wire::EnrolAgentReply { result: Some(result) }))
+    }
+
+    async fn login(&self, _: Request<wire::LoginRequest>) -> Result<Response<wire::LoginReply>, Status> {
+        Err(Status::unimplemented("agents do not log in"))
+    }
+}
+
+#[tokio::test]
+async fn enrolment_believes_the_pin_and_nothing_else() {
+    let world = World::new();
+    let der = |ca: &Ca| ca.certificate.der().to_vec();
+    let reply = wire::AgentIdentity {
+        cluster: CLUSTER.as_bytes().to_vec().into(),
+        agent: vec![2; 16].into(),
+        agent_ca: der(&world.agents).into(),
+        controller_ca: der(&world.controllers).into(),
+        operator_ca: der(&world.operators).into(),
+        agent_port: 7443,
+        ..wire::AgentIdentity::default()
+    };
+    let desk = Desk { agents: Ca::new(), reply, asked: Mutex::default() };
+    let router = tonic::transport::Server::builder().add_service(EnrolmentServer::new(desk));
+    let controller = fixture::listen(&world, None, router).await;
+    let pin = tls::pin_of(&der(&world.controllers));
+    let token = |first: u8, pin| {
+        let token = Token { kind: TokenKind::Join, cluster: CLUSTER, pin, secret: [first; 32], address: String::new() };
+        Credential::Token(token)
+    };
+    let request = |credential, state: &str| Enroll {
+        controller: controller.clone(),
+        name: Some("web01".parse().expect("a name")),
+        state: world.root.path().join(state),
+        credential,
+    };
+
+    // Without a token: the first answer is "wait".
+    let mut fingerprint = String::new();
+    let approval = request(Credential::Approval { cluster: CLUSTER, pin }, "a");
+    let identity = enrol(&approval, |text| fingerprint = text.to_owned()).await.expect("approved");
+    assert_eq!(fingerprint.len(), 64);
+    assert_eq!((identity.name.as_str(), identity.controller.as_str()), ("web01", "127.0.0.1:7443"));
+    let again = enrol(&approval, |_| ()).await.err().expect("enrolled already").to_string();
+    assert!(again.contains("is enrolled as web01"), "{again}");
+
+    enrol(&request(token(1, pin), "b"), |_| ()).await.expect("a good token");
+    assert!(Identity::load(&world.root.path().join("b")).expect("readable").is_some());
+    let used = enrol(&request(token(9, pin), "c"), |_| ()).await.err().expect("refused").to_string();
+    assert_eq!(used, "the controller refused: the token is unknown, used or expired");
+    let stranger = enrol(&request(token(1, [0; 32]), "d"), |_| ()).await.err().expect("refused").to_string();
+    assert!(stranger.contains("is not the one that the token or pin is for"), "{stranger}");
+    assert!(Identity::load(&world.root.path().join("d")).expect("readable").is_none());
 }

@@ -84,7 +84,7 @@ fn what_cannot_start_says_why_and_did_not_start() {
     no_user.run_as = Some("nobody-here".into());
     let bad = host.script(b"#!/no/such/interpreter\n", &[]);
     for (command, reason) in [
-        (no_dir, "/nope: No such file or directory"),
+        (no_dir, "cannot start in /nope: No such file or directory"),
         (no_user, "user \"nobody-here\" does not exist on this host"),
         (argv(&[b"no-such-program"]), "no-such-program: not found in PATH"),
         (argv(&[b"/no/such"]), "/no/such: No such file or directory"),
@@ -117,7 +117,7 @@ fn root_becomes_the_user_with_his_groups_and_no_more() {
     let mut command = shell("true");
     (command.run_as, command.cwd) = (Some("daemon".into()), Some(b"/root".to_vec()));
     let ended = host.run(command);
-    assert_eq!(ended.exit.end.kind, EndKind::StartFailed("/root: Permission denied".into()));
+    assert_eq!(ended.exit.end.kind, EndKind::StartFailed("cannot start in /root: Permission denied".into()));
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub enum TaskReport {
         /// How it ended.
         end: End,
     },
-    /// There is no record of it, and a late copy will be refused.
+    /// There is no record of it: it never came, and may be offered again.
     Never,
 }
 

@@ -173,7 +173,8 @@ impl<'a> Reader<'a> {
             match next {
                 'a'..='z' | '0'..='9' | '.' | '_' | '-' => self.at += 1,
                 'A'..='Z' => {
-                    return Err(self.fault(format!("host names are lower case: {}", next.to_ascii_lowercase())));
+                    return Err(self
+                        .fault(format!("host names are lower case: write {} for {next}", next.to_ascii_lowercase())));
                 }
                 ']' => return Err(self.fault("']' without a '[' before it")),
                 _ => return Err(self.fault(format!("{next:?} stands in no host name"))),

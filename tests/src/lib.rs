@@ -9,18 +9,31 @@
 //! A fleet is `muster dev` with a command that lasts as long as our end of its stdin: whatever becomes of the test,
 //! nothing is left behind.
 
+mod controller;
+mod faults;
+mod gate;
 mod program;
 mod wait;
 
+pub use controller::{Controller, enrol};
+pub use faults::{Contact, PATIENCE, Ports, Supervisor, state_in};
+pub use gate::Gate;
 pub use program::{Program, Run, bin, finish};
 pub use wait::until;
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
+
+/// The ids of the user and the group that own nothing.
+const NOBODY: u32 = 65_534;
 
 /// A controller and its agents.
 pub struct Fleet {
@@ -34,8 +47,31 @@ impl Fleet {
     /// A fleet of `agents`, named `dev-1` to `dev-N`, all connected.
     pub fn start(agents: u16) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        Self::start_with(Command::new(bin("muster")), dir, agents)
+    }
+
+    /// A fleet of an ordinary user, whose agents have neither cgroups nor other users: of `nobody` if we are root.
+    pub fn start_as_ordinary_user(agents: u16) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut program = Command::new(bin("muster"));
+        if rustix::process::geteuid().is_root() {
+            // He may be unable to reach the build.
+            for name in ["muster", "muster-controller", "muster-agent"] {
+                std::fs::copy(bin(name), dir.path().join(name)).expect("room for a copy");
+            }
+            let state = dir.path().join("fleet");
+            std::fs::create_dir(&state).expect("a new directory");
+            std::os::unix::fs::chown(&state, Some(NOBODY), Some(NOBODY)).expect("we are root");
+            std::fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).expect("our directory");
+            program = Command::new(dir.path().join("muster"));
+            program.uid(NOBODY).gid(NOBODY).current_dir("/");
+        }
+        Self::start_with(program, dir, agents)
+    }
+
+    fn start_with(mut program: Command, dir: TempDir, agents: u16) -> Self {
         let count = agents.to_string();
-        let mut dev = Command::new(bin("muster"))
+        let mut dev = program
             .args(["dev", "--agents", &count, "--state"])
             .arg(dir.path().join("fleet"))
             .args(["--", "sh", "-c", "echo ready; exec cat"])
@@ -85,22 +121,27 @@ impl Fleet {
 
     /// Starts the agent `dev-N` once more, after the first was ended. It ends with the value that is returned.
     pub fn restart_agent(&self, number: u16) -> Restarted {
-        let mut child = Command::new(bin("muster-agent"))
-            .args(["run", "--exit-on-stdin-eof", "--state"])
-            .arg(self.agent_state(number))
-            .stdin(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the agent starts");
-        let stdin = child.stdin.take();
-        Restarted { child, stdin }
+        let state = self.agent_state(number);
+        let lock = File::open(state.join("lock")).expect("an agent was here");
+        // One that was killed may take a while to die.
+        until(Duration::from_secs(30), "the first agent is gone", || lock.try_lock().is_ok());
+        drop(lock);
+        Restarted::start(&state)
     }
 
     /// Where agents of this controller enrol: `HOST:PORT`.
     pub fn enrolment_address(&self) -> String {
-        let text = std::fs::read_to_string(self.dir().join("controller/addresses.toml")).expect("addresses");
-        let line = text.lines().find_map(|line| line.strip_prefix("enrolment = ")).expect("an address");
-        line.trim_matches('"').to_owned()
+        self.address("enrolment")
+    }
+
+    /// `HOST:PORT` of a listener: `agents`, `operators` or `enrolment`.
+    pub fn address(&self, listener: &str) -> String {
+        address_of(&self.dir().join("controller"), listener)
+    }
+
+    /// Something for tasks to wait for.
+    pub fn gate(&self, name: &str) -> Gate {
+        Gate::new(&self.dir(), name)
     }
 
     fn child_with(&self, words: &[&[u8]]) -> u32 {
@@ -131,6 +172,20 @@ pub struct Restarted {
 }
 
 impl Restarted {
+    /// Runs the agent of this state directory; what it says is added to `<state>.log`.
+    fn start(state: &Path) -> Self {
+        let log = File::options().create(true).append(true).open(state.with_extension("log")).expect("a log");
+        let mut child = Command::new(bin("muster-agent"))
+            .args(["run", "--exit-on-stdin-eof", "--state"])
+            .arg(state)
+            .stdin(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("the agent starts");
+        let stdin = child.stdin.take();
+        Self { child, stdin }
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -169,6 +224,13 @@ pub fn processes_with(text: &str) -> Vec<u32> {
 /// Waits until nothing that has this text in its command line or environment is alive.
 pub fn assert_no_process_with(text: &str) {
     until(Duration::from_secs(15), &format!("processes with {text:?} are gone"), || processes_with(text).is_empty());
+}
+
+/// A line of `addresses.toml`.
+fn address_of(controller: &Path, listener: &str) -> String {
+    let text = std::fs::read_to_string(controller.join("addresses.toml")).expect("addresses");
+    let line = text.lines().find_map(|line| line.strip_prefix(listener)?.strip_prefix(" = ")).expect("an address");
+    line.trim_matches('"').to_owned()
 }
 
 fn pids() -> impl Iterator<Item = u32> {

@@ -17,7 +17,11 @@ pub fn bin(name: &str) -> PathBuf {
     // target/debug/deps/it-… and target/debug/NAME
     let dir = me.ancestors().nth(2).expect("a target directory");
     let path = dir.join(name);
-    assert!(path.exists(), "{} is not built: run `make test`, or `cargo build --workspace --bins` first", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built: run `make test`, or `cargo build --workspace --bins` first",
+        path.display()
+    );
     path
 }
 
@@ -137,6 +141,32 @@ impl Run {
     /// The last line of stderr: the closing line of a run.
     pub fn closing(&self) -> String {
         self.err().lines().last().unwrap_or_default().to_owned()
+    }
+
+    /// Asserts the exit status and what the closing line counts, as in `1 failed dev-2: 3 targeted`. `counts` adds up.
+    ///
+    /// # Panics
+    /// When it ended otherwise.
+    #[track_caller]
+    pub fn assert_ended(&self, status: i32, counts: &str) {
+        let closing = self.closing();
+        let said = closing.split_once(": ").and_then(|(_, rest)| rest.split_once(" in ")).map(|(said, _)| said);
+        assert_eq!((self.status, said), (status, Some(counts)), "{self}");
+    }
+
+    /// Asserts that it was refused before anything was run: one line on stderr, which has this text, and status 2.
+    ///
+    /// # Panics
+    /// When it was not, or with more words.
+    #[track_caller]
+    pub fn assert_usage(&self, hint: &str) {
+        assert_eq!((self.status, self.err().lines().count(), &*self.stdout), (2, 1, &b""[..]), "{self}");
+        assert!(self.err().contains(hint), "{hint:?} is not in: {self}");
+    }
+
+    /// The job's id, from the closing line.
+    pub fn job(&self) -> String {
+        self.closing().rsplit_once(", job ").map(|(_, id)| id.to_owned()).unwrap_or_default()
     }
 
     /// stdout as JSON.

@@ -78,7 +78,12 @@ impl Shipment {
             (Err(error), exit) => {
                 error!(%error, dir = %dir.path().display(), "cannot read output");
                 let duration = exit?.end.duration;
-                Some(self.end(End { kind: EndKind::Lost(format!("output cannot be read on the host: {error}")), duration }))
+                Some(
+                    self.end(End {
+                        kind: EndKind::Lost(format!("output cannot be read on the host: {error}")),
+                        duration,
+                    }),
+                )
             }
         }
     }

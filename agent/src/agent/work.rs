@@ -12,12 +12,11 @@
 use super::ship::Shipment;
 use super::{Agent, clock};
 use crate::admit::{Admission, Memory, Refusal};
-use crate::journal::{Known, Record, State};
-use crate::spool::{Exit, News, OutReader, TaskDir, TaskSpec};
+use crate::journal::{Record, State};
+use crate::spool::{Exit, News, TaskDir, TaskSpec};
 use crate::supervisor;
 use clock::Window;
 use muster_proto::id::TaskId;
-use muster_proto::job::JobSpec;
 use muster_proto::limits;
 use muster_proto::link::{Offer, RejectKind, TaskReport};
 use muster_proto::outcome::{End, EndKind};
@@ -29,15 +28,15 @@ use tracing::{debug, error, info, warn};
 
 /// A task whose end is not committed.
 pub(super) struct Task {
-    dir: TaskDir,
-    stage: Stage,
+    pub(super) dir: TaskDir,
+    pub(super) stage: Stage,
     /// The session's controller waits for it.
     pub(super) shipment: Option<Shipment>,
     /// It stands in the queue of those that may have something to report.
     queued: bool,
 }
 
-enum Stage {
+pub(super) enum Stage {
     /// Accepted, not started.
     Waiting(Window, Leave),
     /// It has a supervisor.
@@ -48,7 +47,7 @@ enum Stage {
 
 /// Whether a waiting task may start when its turn comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leave {
+pub(super) enum Leave {
     Given,
     /// It comes from an earlier start of the agent: the controller may have given it up meanwhile.
     AfterWelcome,
@@ -56,14 +55,14 @@ enum Leave {
 
 /// What becomes of a working task's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     Reported,
     /// The controller has ended the task already.
     Forgotten,
 }
 
 impl Task {
-    fn new(dir: TaskDir, stage: Stage) -> Self {
+    pub(super) fn new(dir: TaskDir, stage: Stage) -> Self {
         Self { dir, stage, shipment: None, queued: false }
     }
 
@@ -125,7 +124,7 @@ impl Task {
     }
 
     /// Looks at what its supervisor wrote.
-    fn look(&mut self) -> io::Result<()> {
+    pub(super) fn look(&mut self) -> io::Result<()> {
         let Stage::Working { started, .. } = &mut self.stage else { return Ok(()) };
         // In this order: a task that has an end has everything else.
         let exit = self.dir.exit()?;
@@ -138,74 +137,6 @@ impl Task {
 }
 
 impl Agent {
-    /// Takes up what an earlier start left in the spool.
-    pub(super) fn recover(&mut self) -> io::Result<()> {
-        for id in self.spool.tasks()? {
-            let dir = self.spool.dir(id);
-            let known = self.journal.get(id).map(|known| (&known.state, known.committed, known.start_before));
-            match known {
-                Some((State::Intent, false, _)) => self.adopt(id, dir, Fate::Reported)?,
-                Some((State::Intent, true, _)) if dir.exit()?.is_none() && dir.supervisor_alive()? => {
-                    self.adopt(id, dir, Fate::Forgotten)?;
-                }
-                Some((State::Received, false, start_before)) => self.wait_again(id, dir, start_before)?,
-                // A journal that was replaced: what ran is still worth reporting.
-                None if dir.started()?.is_some() || dir.exit()?.is_some() || dir.supervisor_alive()? => {
-                    self.adopt(id, dir, Fate::Reported)?;
-                }
-                _ => dir.remove()?,
-            }
-        }
-        let missing = |(id, known): (TaskId, &Known)| {
-            let held = known.committed || self.tasks.contains_key(&id);
-            (!held && !matches!(known.state, State::Refused { .. })).then(|| (id, known.clone()))
-        };
-        let missing: Vec<_> = self.journal.tasks().filter_map(missing).collect();
-        for (id, known) in missing {
-            self.account_for(id, &known);
-        }
-        Ok(())
-    }
-
-    fn adopt(&mut self, id: TaskId, dir: TaskDir, fate: Fate) -> io::Result<()> {
-        self.doorbell.watch(id, &dir)?;
-        let mut task = Task::new(dir, Stage::Working { started: false, produced: 0, fate });
-        task.look()?;
-        if let Stage::Working { produced, .. } = &mut task.stage {
-            let mut reader = OutReader::open(&task.dir)?;
-            while reader.next()?.is_some() {}
-            *produced = reader.next_frame();
-        }
-        let alive = task.dir.supervisor_alive()?;
-        self.tasks.insert(id, task);
-        if !alive {
-            self.bury(id);
-        }
-        Ok(())
-    }
-
-    /// A task that waited when the agent ended. How much of its window is left is reckoned from the time of its directory.
-    fn wait_again(&mut self, id: TaskId, dir: TaskDir, start_before: Timestamp) -> io::Result<()> {
-        let spec = dir.spec().and_then(|(spec, _)| JobSpec::decode(&spec.payload).map_err(io::Error::other))?;
-        let came: Timestamp = dir.path().metadata()?.modified()?.into();
-        let window = Window::open(clock::now().until(came + spec.deliver), start_before);
-        self.tasks.insert(id, Task::new(dir, Stage::Waiting(window, Leave::AfterWelcome)));
-        self.waiting.push_back(id);
-        Ok(())
-    }
-
-    /// The journal knows a task whose spool is gone.
-    fn account_for(&mut self, id: TaskId, known: &Known) {
-        let reason = "the agent's spool was removed".to_owned();
-        if known.state == State::Received {
-            self.refuse_for_good(&[(id, known.start_before)], RejectKind::Refused, &reason);
-        } else {
-            let end = End { kind: EndKind::Lost(reason), duration: Duration::ZERO };
-            let exit = Exit { frames: 0, end, left_behind: false };
-            self.tasks.insert(id, Task::new(self.spool.dir(id), Stage::Over { started: true, exit }));
-        }
-    }
-
     /// Offers that came together: what passes the door is on disk, with one sync of the journal for all, before it is
     /// accepted.
     pub(super) fn take_offers(&mut self, offers: Vec<Offer>) {
@@ -261,9 +192,10 @@ impl Agent {
     /// `None` for a task that is known. The task's directory is made here: what cannot be kept is not accepted.
     fn admit(&mut self, offer: &Offer, now: Timestamp) -> Result<Option<(Record, TaskDir, Window)>, Refusal> {
         let task = offer.task;
-        let memory = self.journal.get(task).map_or(Memory::None, |known| {
-            known.payload.map_or(Memory::Tombstone, Memory::Offered)
-        });
+        let memory = self
+            .journal
+            .get(task)
+            .map_or(Memory::None, |known| known.payload.map_or(Memory::Tombstone, Memory::Offered));
         let Admission::Run { spec, payload } = self.door.admit(offer, memory, now)? else { return Ok(None) };
         let refused = |reason: String| Refusal { kind: RejectKind::Refused, reason, start_before: None };
         if let Some(damage) = self.journal.damage() {
@@ -312,9 +244,8 @@ impl Agent {
             return;
         }
         self.expire();
-        let may = |id: &TaskId| {
-            self.tasks.get(id).is_some_and(|task| matches!(task.stage, Stage::Waiting(_, Leave::Given)))
-        };
+        let may =
+            |id: &TaskId| self.tasks.get(id).is_some_and(|task| matches!(task.stage, Stage::Waiting(_, Leave::Given)));
         let turn: Vec<TaskId> = self.waiting.iter().filter(|id| may(id)).take(self.free_slots()).copied().collect();
         if turn.is_empty() {
             return;
@@ -410,7 +341,7 @@ impl Agent {
     }
 
     /// Ends a task whose supervisor is gone without having written its end.
-    fn bury(&mut self, id: TaskId) {
+    pub(super) fn bury(&mut self, id: TaskId) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         let Stage::Working { started, produced, .. } = task.stage else { return };
         match task.dir.bury() {
@@ -472,7 +403,7 @@ impl Agent {
     }
 
     /// Remembers that these never start, then says so. What cannot be remembered is not said: it would not stay true.
-    fn refuse_for_good(&mut self, tasks: &[(TaskId, Timestamp)], kind: RejectKind, reason: &str) {
+    pub(super) fn refuse_for_good(&mut self, tasks: &[(TaskId, Timestamp)], kind: RejectKind, reason: &str) {
         if tasks.is_empty() {
             return;
         }

@@ -255,7 +255,8 @@ impl Plan<'_> {
         self.account.assume().map_err(|error| format!("cannot become {name:?}: {}", error.desc()))?;
         // After the change of user: what he may not enter he does not start in.
         rustix::process::chdir(OsStr::from_bytes(self.cwd)).map_err(|error| {
-            format!("{}: {}", String::from_utf8_lossy(self.cwd), Errno::from_raw(error.raw_os_error()).desc())
+            let cwd = String::from_utf8_lossy(self.cwd);
+            format!("cannot start in {cwd}: {}", Errno::from_raw(error.raw_os_error()).desc())
         })?;
         let error = self.execute();
         Err(self.explain(error))

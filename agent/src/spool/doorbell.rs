@@ -1,22 +1,25 @@
 //! How the agent learns that a supervisor did something: inotify on the directories of its tasks.
 //!
-//! A supervisor holds `out` open for writing as long as it works, so the kernel tells of its death, too. Where a user has no
-//! inotify instance left (128 by default, and every supervisor would like one), a timer makes the agent look.
+//! A supervisor holds `out` open for writing as long as it works, so the kernel tells of its death, too. Where a user
+//! has no inotify instance left (128 by default, and every supervisor would like one), a timer makes the agent look.
 
 use super::TaskDir;
 use muster_proto::id::TaskId;
-use rustix::fs::{FlockOperation, flock, inotify};
+use rustix::fs::inotify;
 use rustix::io::Errno;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
+/// Between a close and the end of its lock lie microseconds. Nobody waits longer than 20 ms.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
 /// Time between two looks where there is no inotify: 200 ms.
 const LOOK_NANOSECONDS: i64 = 200_000_000;
 
@@ -103,9 +106,11 @@ impl Doorbell {
                 }
             })?,
         };
-        for (task, new) in &news {
-            if let (News::Ended, Some((_, dir))) = (new, self.watched.get(task)) {
-                wait_for_lock(dir.path());
+        for (task, new) in &mut news {
+            if let (News::Ended, Some((_, dir))) = (&new, self.watched.get(task))
+                && !is_given_up(dir)
+            {
+                *new = News::Changed;
             }
         }
         if look_at_all {
@@ -154,11 +159,17 @@ fn read_events(inotify: &OwnedFd, mut hear: impl FnMut(&inotify::Event<'_>)) -> 
     }
 }
 
-/// The kernel tells of a close a moment before it gives up the lock: whoever hears of the end finds it given up.
-fn wait_for_lock(dir: &Path) {
-    if let Ok(out) = File::open(dir.join("out")) {
-        let _ = flock(&out, FlockOperation::LockShared);
+/// The kernel tells of a close a moment before it gives up the lock: whoever hears of the end finds it given up. A close
+/// by anybody else, such as a task that runs as root, is no end.
+fn is_given_up(dir: &TaskDir) -> bool {
+    for _ in 0..LOCK_TRIES {
+        match dir.supervisor_alive() {
+            Ok(true) => thread::sleep(LOCK_PAUSE),
+            Ok(false) => return true,
+            Err(_) => return false,
+        }
     }
+    false
 }
 
 #[cfg(test)]
@@ -166,7 +177,8 @@ mod tests {
     use super::*;
     use muster_proto::id::JobId;
     use rustix::event::{PollFd, PollFlags, poll};
-    use std::fs;
+    use rustix::fs::{FlockOperation, flock};
+    use std::fs::{self, File};
     use std::io::Write as _;
 
     const TASK: TaskId = TaskId { job: JobId::from_bytes([0; 16]), target: 0, attempt: 1 };

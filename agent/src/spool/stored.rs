@@ -1,4 +1,5 @@
-//! The small files of a task's directory, as messages: unknown fields are skipped, so that releases can read each other's.
+//! The small files of a task's directory, as messages: unknown fields are skipped, so that releases can read each
+//! other's.
 
 use super::{Exit, Started, TaskSpec};
 use crate::process::Containment;

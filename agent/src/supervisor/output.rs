@@ -1,7 +1,7 @@
 //! Cuts a program's output: a head that is written through, then a tail that is kept in memory until the end.
 //!
-//! Every byte is either in a record or counted in a truncation: kept + dropped == produced, for each stream. A disk that
-//! takes no more ends the head early; what it cannot take at the end is dropped and counted.
+//! Every byte is either in a record or counted in a truncation: kept + dropped == produced, for each stream. A disk
+//! that takes no more ends the head early; what it cannot take at the end is dropped and counted.
 
 use crate::spool::{RECORD_HEADER_BYTES, Record, RecordBody};
 use muster_proto::command::OutputLimit;
@@ -100,8 +100,8 @@ impl Output {
         }
     }
 
-    /// Writes what was dropped and what was kept from the end, and makes all of it durable. `make_room` is called when the disk
-    /// is full. Returns the number of frames, and the file, whose lock says that the supervisor still works.
+    /// Writes what was dropped and what was kept from the end, and makes all of it durable. `make_room` is called when
+    /// the disk is full. Returns the number of frames, and the file, whose lock says that the supervisor still works.
     pub(super) fn finish(mut self, make_room: impl Fn()) -> (u64, File) {
         let mut record = Vec::new();
         for stream in [Stream::Stdout, Stream::Stderr] {
@@ -119,8 +119,10 @@ impl Output {
         for stream in [Stream::Stdout, Stream::Stderr] {
             self.truncation(stream, &make_room);
         }
-        // If the disk fails here, the end is still worth telling.
-        let _ = self.out.sync_data();
+        if self.frames > 0 {
+            // If the disk fails here, the end is still worth telling.
+            let _ = self.out.sync_data();
+        }
         (self.frames, self.out)
     }
 

@@ -343,9 +343,10 @@ impl From<&Selection> for wire::Selection {
     }
 }
 
+/// An empty blob is one empty piece.
 fn chunks(blob: BlobRef, data: Bytes) -> impl Iterator<Item = wire::BlobChunk> {
     let digest = Bytes::copy_from_slice(&blob.digest);
-    (0..data.len()).step_by(limits::BLOB_CHUNK_BYTES).map(move |offset| wire::BlobChunk {
+    (0..data.len().max(1)).step_by(limits::BLOB_CHUNK_BYTES).map(move |offset| wire::BlobChunk {
         digest: digest.clone(),
         offset: offset as u64,
         data: data.slice(offset..data.len().min(offset + limits::BLOB_CHUNK_BYTES)),

@@ -160,7 +160,11 @@ fn unknown_text(names: &str, count: usize, nearest: Option<&HostName>) -> String
     match count {
         0..=1 => format!("no agent is called {names}: {hint}"),
         2..=NAMED_MAX => format!("no agents are called {names}: {hint}"),
-        more => format!("no agents are called {names} and {} more names: {hint}", more - NAMED_MAX),
+        more => {
+            let rest = more - NAMED_MAX;
+            let plural = if rest == 1 { "" } else { "s" };
+            format!("no agents are called {names} and {rest} more name{plural}: {hint}")
+        }
     }
 }
 

@@ -203,9 +203,10 @@ impl Engine {
         let mut resumption = Resumption::default();
         let mut answers = Vec::new();
         for (job, handle) in self.handles() {
-            let held = unfinished.iter().filter(|held| held.task.job == job).map(|held| {
-                (held.task, Held { started: held.started })
-            });
+            let held = unfinished
+                .iter()
+                .filter(|held| held.task.job == job)
+                .map(|held| (held.task, Held { started: held.started }));
             let (answer, reply) = oneshot::channel();
             let input = Input::Hello { agent, epoch, held: held.collect(), answer };
             if handle.inputs.send(input).await.is_ok() {
@@ -267,7 +268,7 @@ impl Engine {
             }
             for task in ended {
                 if let Some(message) = self.forget(agent, task).await? {
-                    self.sessions.send([(agent, crate::sessions::Outgoing::Message(message))]);
+                    self.sessions.send([(agent, epoch, crate::sessions::Outgoing::Message(message))]);
                 }
             }
         }

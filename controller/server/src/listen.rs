@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
@@ -37,6 +37,11 @@ const BACKLOG: u32 = 4_096;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// For a peer that is turned away to read why.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
+/// What such a peer may have sent meanwhile: the beginning of HTTP/2 and a first request.
+const LEAVE_BYTES_MAX: u64 = 64 << 10;
 
 /// A bound socket that nobody serves yet.
 pub struct Listener(TcpListener);
@@ -139,13 +144,14 @@ impl Gate {
 
     /// TLS, then who it is, then proof that it speaks at all; the caller holds the watch.
     async fn greet(&self, stream: TcpStream, address: SocketAddr) -> Result<(TlsStream<TcpStream>, PeerInfo), Turned> {
-        let mut stream = TlsAcceptor::from(self.tls.load_full()).accept(stream).await.map_err(Turned::Tls)?;
+        let handshake = TlsAcceptor::from(self.tls.load_full()).accept(stream).into_fallible();
+        let mut stream = handshake.await.map_err(|(error, stream)| Turned::Tls { error, stream })?;
         let chain = stream.get_ref().1.peer_certificates();
         let info = self.identify(chain.and_then(<[_]>::first), address)?;
         match stream.fill_buf().await {
             Ok(first) if !first.is_empty() => Ok((stream, info)),
             Ok(_) => Err(Turned::Silent),
-            Err(error) => Err(Turned::Tls(error)),
+            Err(error) => Err(Turned::Lost(error)),
         }
     }
 
@@ -169,8 +175,10 @@ impl Gate {
 /// Why a connection did not get through.
 #[derive(Debug, thiserror::Error)]
 enum Turned {
-    #[error("the TLS handshake failed: {0}")]
-    Tls(io::Error),
+    #[error("the TLS handshake failed: {error}")]
+    Tls { error: io::Error, stream: TcpStream },
+    #[error("the connection was lost: {0}")]
+    Lost(io::Error),
     #[error("its certificate is not for this listener")]
     Stranger,
     #[error("it left without a word")]
@@ -201,7 +209,7 @@ pub struct ListenStats {
 impl ListenStats {
     fn count(&self, turned: &Turned) {
         let counter = match turned {
-            Turned::Tls(_) => &self.failed,
+            Turned::Tls { .. } | Turned::Lost(_) => &self.failed,
             Turned::Stranger => &self.strangers,
             Turned::Silent | Turned::Late => &self.silent,
             Turned::Full => &self.full,
@@ -339,6 +347,17 @@ async fn accept(
     }
 }
 
+/// Waits until the peer has read the alert that says why. In TLS 1.3 it has sent on already, and a socket that is closed
+/// with bytes unread is reset: the peer may then lose what was on its way.
+async fn leave(mut stream: TcpStream) {
+    let read = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(LEAVE_BYTES_MAX), &mut tokio::io::sink()).await
+    };
+    // A peer that does not listen has had its chance.
+    let _ = tokio::time::timeout(LEAVE_MAX, read).await;
+}
+
 /// At the limit of descriptors accept(2) fails at once, again and again: without a pause that is a busy loop.
 fn next_pause(last: Option<Duration>) -> Duration {
     last.map_or(PAUSE_MIN, |last| (last * 2).min(PAUSE_MAX))
@@ -363,6 +382,9 @@ async fn admit(gate: &Gate, stream: TcpStream, address: SocketAddr, passed: mpsc
         Err(turned) => {
             gate.stats.count(&turned);
             tracing::debug!(%address, reason = %turned, "connection turned away");
+            if let Turned::Tls { stream, .. } = turned {
+                leave(stream).await;
+            }
         }
     }
 }

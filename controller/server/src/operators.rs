@@ -22,6 +22,7 @@ use muster_proto::wire::{self, operator_server::OperatorServer};
 use muster_store::{AuditEntry, Store};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 /// The service that operators call.
@@ -53,11 +54,16 @@ impl OperatorDoor {
         Ok(Self { engine, sessions, roster, store, issuers, trust, enrolment_port, stop })
     }
 
-    /// The service with its limits.
-    pub fn service(self) -> OperatorServer<Self> {
-        OperatorServer::new(self)
+    /// The service with its limits, and beside it gRPC health and reflection: on no other listener.
+    pub fn routes(self) -> Result<Routes, tonic_reflection::server::Error> {
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(wire::DESCRIPTOR)
+            .build_v1()?;
+        let (_, health) = tonic_health::server::health_reporter();
+        let service = OperatorServer::new(self)
             .max_decoding_message_size(limits::OPERATOR_MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(limits::REPLY_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(limits::REPLY_MESSAGE_BYTES_MAX);
+        Ok(Routes::new(service).add_service(health).add_service(reflection))
     }
 
     /// Who calls. The certificate was verified at the handshake; whether its bearer still counts, the store says.

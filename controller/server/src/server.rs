@@ -16,7 +16,6 @@ use muster_proto::id::ClusterId;
 use muster_proto::limits;
 use muster_proto::seal::SealError;
 use muster_proto::tls::TlsError;
-use muster_proto::wire::DESCRIPTOR;
 use muster_store::{OpenError, Store, StoreError};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -160,12 +159,7 @@ impl Server {
         let roster = self.roster.clone();
         let on_enrolled: OnEnrolled = Arc::new(move |agent| roster.add(agent));
         let enrolment = Enrolment::new(self.store.clone(), Arc::clone(&self.issuers), terms, on_enrolled);
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTOR)
-            .build_v1()
-            .map_err(|error| RunError::Reflection(error.to_string()))?;
-        let (_, health) = tonic_health::server::health_reporter();
-        let operators = Routes::new(operators.service()).add_service(health).add_service(reflection);
+        let operators = operators.routes().map_err(|error| RunError::Reflection(error.to_string()))?;
         Ok([Routes::new(agents.service()), operators, Routes::new(enrolment.service())])
     }
 }

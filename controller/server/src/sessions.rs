@@ -130,11 +130,12 @@ impl Sessions {
         self.map().is_empty()
     }
 
-    /// Queues messages, each if its agent is connected; who is not will be told when it comes.
-    pub fn send(&self, messages: impl IntoIterator<Item = (AgentId, Outgoing)>) {
+    /// Queues messages, each if the session it is meant for is still its agent's; a newer one is told when it begins. So an
+    /// agent that is asked for an offer of an earlier session can answer for good that it never came.
+    pub fn send(&self, messages: impl IntoIterator<Item = (AgentId, Epoch, Outgoing)>) {
         let map = self.map();
-        for (agent, message) in messages {
-            if let Some(session) = map.get(&agent) {
+        for (agent, epoch, message) in messages {
+            if let Some(session) = map.get(&agent).filter(|session| session.epoch == epoch) {
                 session.send(message);
             }
         }

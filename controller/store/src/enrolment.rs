@@ -104,7 +104,7 @@ pub enum PendingError {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ApproveError {
     /// Nobody asked within 24 h with this key, or it was approved before.
-    #[error("no machine with this fingerprint waits for approval: see `muster agents --pending`")]
+    #[error("no machine with this fingerprint waits for approval: `muster agents approve` lists those that do")]
     Unknown,
     /// Another agent bears it.
     #[error("an agent has the name {0}: revoke that one first with `muster agents revoke`")]

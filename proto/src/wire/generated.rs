@@ -430,7 +430,7 @@ pub struct End {
     #[prost(uint64, tag = "5")]
     pub duration_ms: u64,
 }
-/// The agent has no record of the task: it never came here, and a copy that comes late is refused.
+/// The agent has no record of the task: it never came here, and may be offered again.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Never {
     #[prost(message, optional, tag = "1")]

@@ -11,13 +11,12 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// Our crates with those of ours that each knows; the drawing is in ARCHITECTURE.md.
-const EDGES: [(&str, &[&str]); 8] = [
+const EDGES: [(&str, &[&str]); 7] = [
     ("muster-proto", &[]),
     ("muster-agent", &["muster-proto"]),
     ("muster-core", &["muster-proto"]),
     ("muster-store", &["muster-proto"]),
     ("muster-controller", &["muster-core", "muster-proto", "muster-store"]),
-    ("muster-deploy", &[]),
     ("muster", &["muster-proto"]),
     ("muster-tests", &[]),
 ];

@@ -2,4 +2,17 @@
 
 mod house;
 
+mod away;
+mod cancel;
+mod chaos;
+mod contract;
+mod dev;
+mod escape;
+mod execute;
+mod many;
+mod output;
+mod restart;
 mod run;
+mod select;
+mod stdin;
+mod trust;

@@ -158,9 +158,10 @@ impl Parser<'_> {
             Some((place, '[' | ']')) => {
                 Err(self.fault(at + place, "a glob or label takes no range: write two targets"))
             }
-            Some((place, c)) if c.is_ascii_uppercase() => {
-                Err(self.fault(at + place, format!("names and labels are lower case: {}", c.to_ascii_lowercase())))
-            }
+            Some((place, c)) if c.is_ascii_uppercase() => Err(self.fault(
+                at + place,
+                format!("names and labels are lower case: write {} for {c}", c.to_ascii_lowercase()),
+            )),
             Some((place, other)) => Err(self.fault(at + place, format!("{other:?} stands in no name or label"))),
             None => Glob::new(pattern).map_err(|error| self.fault(at, error.to_string())),
         }

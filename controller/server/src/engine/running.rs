@@ -60,6 +60,7 @@ pub(super) struct Running {
 #[derive(Default)]
 struct Afterwards {
     effects: Effects,
+    messages: Vec<(AgentId, Epoch, Outgoing)>,
     hellos: Vec<(oneshot::Sender<Resumption>, Resumption)>,
     cancels: Vec<oneshot::Sender<()>>,
     audit: Vec<AuditEntry>,
@@ -88,8 +89,10 @@ impl Running {
             let now = clock::now();
             for input in batch.drain(..) {
                 self.take(input, now, &mut after);
+                self.address(&mut after);
             }
             self.job.advance(now, &mut after.effects);
+            self.address(&mut after);
             if let Err(error) = self.commit(&mut after).await {
                 error!(job = %self.job.spec().job, %error, "the job stops here until the controller is started again");
                 return;
@@ -248,6 +251,16 @@ impl Running {
         }
     }
 
+    /// What the machine sends is for the session that it knows now: the next fact may bring a newer one.
+    fn address(&self, after: &mut Afterwards) {
+        for send in after.effects.sends.drain(..) {
+            let (target, outgoing) = self.outgoing(send);
+            if let Some(epoch) = self.epochs[target as usize] {
+                after.messages.push((self.targets[target as usize].agent, epoch, outgoing));
+            }
+        }
+    }
+
     fn tell(&self, after: Afterwards) {
         for (answer, resumption) in after.hellos {
             let _ = answer.send(resumption);
@@ -255,10 +268,7 @@ impl Running {
         for answer in after.cancels {
             let _ = answer.send(());
         }
-        self.sessions.send(after.effects.sends.into_iter().map(|send| {
-            let (target, outgoing) = self.outgoing(send);
-            (self.targets[target as usize].agent, outgoing)
-        }));
+        self.sessions.send(after.messages);
     }
 
     fn outgoing(&self, send: Send) -> (u32, Outgoing) {

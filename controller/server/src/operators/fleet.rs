@@ -47,9 +47,13 @@ pub(super) async fn label(
         }
         changed.push((target.agent, labels));
     }
-    let words = set.iter().map(|(key, value)| format!("{key}={value}")).chain(remove.iter().map(|key| format!("{key}-")));
+    let words =
+        set.iter().map(|(key, value)| format!("{key}={value}")).chain(remove.iter().map(|key| format!("{key}-")));
     let detail = format!("{} on {}", words.collect::<Vec<_>>().join(" "), folded(&targets));
-    door.store.set_labels(changed.clone(), audit(operator, "agent.label", detail)).await.map_err(|error| error.reply())?;
+    door.store
+        .set_labels(changed.clone(), audit(operator, "agent.label", detail))
+        .await
+        .map_err(|error| error.reply())?;
     for (agent, labels) in changed {
         door.roster.set_labels(agent, labels);
     }

@@ -45,8 +45,15 @@ pub(super) async fn follow(door: &OperatorDoor, request: wire::FollowRequest) ->
     let stored = door.store.job(job).await.map_err(|error| error.reply())?;
     let stored = stored.ok_or_else(|| EngineError::NoSuchJob(job).reply())?;
     let only = (!request.targets.is_empty()).then(|| places(door, &stored, &request.targets)).transpose()?;
-    let follower =
-        Follower { store: door.store.clone(), job, seq: request.after_seq, progress, only, stop: door.stop.clone(), done: false };
+    let follower = Follower {
+        store: door.store.clone(),
+        job,
+        seq: request.after_seq,
+        progress,
+        only,
+        stop: door.stop.clone(),
+        done: false,
+    };
     Ok(Box::pin(stream::unfold(follower, |mut follower| async move {
         Some((follower.next().await.transpose()?, follower))
     })))
@@ -64,7 +71,11 @@ fn places(door: &OperatorDoor, stored: &StoredJob, expression: &str) -> Result<H
     let selector = Selector::parse(expression).map_err(|error| invalid(&error))?;
     let chosen = selector.resolve(&fleet).map_err(|error| invalid(&error))?;
     let chosen: HashSet<_> = chosen.into_iter().map(|target| target.agent).collect();
-    Ok((0..).zip(stored.targets.iter()).filter(|(_, target)| chosen.contains(&target.agent)).map(|(place, _)| place).collect())
+    Ok((0..)
+        .zip(stored.targets.iter())
+        .filter(|(_, target)| chosen.contains(&target.agent))
+        .map(|(place, _)| place)
+        .collect())
 }
 
 impl Follower {

@@ -99,7 +99,11 @@ fn frozen_list(door: &OperatorDoor, spec: &JobSpec, agents: &[u8]) -> Result<Vec
 }
 
 /// What the job names and the store does not have yet, in the order of the parts.
-async fn receive_blobs(door: &OperatorDoor, spec: &JobSpec, mut parts: Streaming<wire::SubmitPart>) -> Result<(), Status> {
+async fn receive_blobs(
+    door: &OperatorDoor,
+    spec: &JobSpec,
+    mut parts: Streaming<wire::SubmitPart>,
+) -> Result<(), Status> {
     let mut wanted: Vec<BlobRef> = Vec::new();
     for blob in spec.command().blobs() {
         if !wanted.contains(&blob) && door.store.blob(blob.digest).await.map_err(|error| error.reply())?.is_none() {
@@ -132,7 +136,9 @@ async fn receive_blobs(door: &OperatorDoor, spec: &JobSpec, mut parts: Streaming
     }
     match wanted.first() {
         None => Ok(()),
-        Some(_) => Err(Status::failed_precondition("stdin or the script of the job is not here: submit it with the job")),
+        Some(_) => {
+            Err(Status::failed_precondition("stdin or the script of the job is not here: submit it with the job"))
+        }
     }
 }
 
