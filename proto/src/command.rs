@@ -143,6 +143,9 @@ impl Command {
         if self.grace > limits::GRACE_MAX {
             return Err(CommandError::Grace);
         }
+        if self.output.head.saturating_add(self.output.tail) > limits::OUTPUT_KEPT_BYTES_MAX {
+            return Err(CommandError::OutputKept);
+        }
         Ok(())
     }
 
@@ -254,6 +257,9 @@ pub enum CommandError {
     /// Never infinite.
     #[error("the run timeout must be more than 0 and at most {} days", limits::RUN_TIMEOUT_MAX.as_secs() / 86_400)]
     Timeout,
+    /// More than a host keeps of one task.
+    #[error("at most {} MiB of a program's output are kept", limits::OUTPUT_KEPT_BYTES_MAX >> 20)]
+    OutputKept,
     /// A cancel must not wait for ever.
     #[error("the grace must be at most {} minutes", limits::GRACE_MAX.as_secs() / 60)]
     Grace,
@@ -278,6 +284,9 @@ mod tests {
         let nine = vec![vec![b'x'; 130_000]; 9];
         assert!(matches!(Command::new(Program::Argv(nine)).check(), Err(CommandError::TooLong { .. })));
         assert_eq!(Command::new(Program::Shell(b" \n".to_vec())).check(), Err(CommandError::Empty));
+        let mut greedy = argv(&[b"a"]);
+        greedy.output = OutputLimit { head: u64::MAX, tail: u64::MAX };
+        assert_eq!(greedy.check(), Err(CommandError::OutputKept));
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub const BLOB_CHUNK_BYTES: usize = 64 << 10;
 pub const OUTPUT_HEAD_BYTES: u64 = 16 << 20;
 /// Output kept from the end when there is more.
 pub const OUTPUT_TAIL_BYTES: u64 = 4 << 20;
+/// Head and tail together: what a task may take on the disks of its host and of the controller.
+pub const OUTPUT_KEPT_BYTES_MAX: u64 = 64 << 20;
 
 /// A message from an agent on the wire.
 pub const AGENT_MESSAGE_BYTES_MAX: usize = 256 << 10;
@@ -49,7 +51,7 @@ pub const BATCH_BYTES_FULL: usize = 128 << 10;
 /// Tasks an agent may name as unfinished: those at work and those that wait, with room.
 pub const UNFINISHED_MAX: usize = 4_096;
 
-/// Tasks at work on a host at a time; the others wait on the host until their deadline.
+/// Tasks at work on a host at a time; the others wait on the host until their window closes.
 pub const RUNNING_TASKS_MAX: usize = 64;
 /// Tasks that wait on a host.
 pub const WAITING_TASKS_MAX: usize = 1_024;

@@ -18,14 +18,17 @@ use muster_proto::job::{JobSpec, JobState};
 use muster_proto::limits;
 use muster_proto::link::{FrameBody, TaskReport};
 use muster_proto::name::OperatorName;
-use muster_proto::outcome::{Counts, Outcome, State};
+use muster_proto::outcome::{Counts, End, Outcome, State};
 use muster_proto::time::Timestamp;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::time::Duration;
 
-/// Room for a result to travel after the host must have ended the task.
-const CONTACT_MARGIN: Duration = Duration::from_secs(30);
+/// Room for an agent to come back after the host must have ended the task: twice the longest pause between its tries,
+/// and a minute for the handshakes of a whole fleet.
+const CONTACT_MARGIN: Duration = Duration::from_mins(2);
+/// After a controller's restart a window stays open at least this long: all agents are on their way back.
+const RETURN_MARGIN: Duration = Duration::from_mins(1);
 /// A connected agent that says nothing of a task is believed this much longer: its output may be under way.
 const CONNECTED_PATIENCE: Duration = Duration::from_hours(1);
 
@@ -46,6 +49,8 @@ pub struct Job {
     timers: BinaryHeap<Reverse<(Timestamp, u32)>>,
     /// By the clock or by a cancel: nothing waits any more, and nothing will.
     deadline_passed: bool,
+    /// No window closes before this.
+    windows_from: Timestamp,
     done_at: Option<Timestamp>,
 }
 
@@ -72,6 +77,7 @@ impl Job {
             ready: BTreeSet::new(),
             timers: BinaryHeap::new(),
             deadline_passed: false,
+            windows_from: Timestamp::from_millis(i64::MIN),
             done_at: None,
         }
     }
@@ -154,7 +160,7 @@ impl Job {
         if task.phase != Phase::Planned {
             return;
         }
-        task.phase = Phase::Due(now + self.spec.deliver);
+        task.phase = Phase::Due((now + self.spec.deliver).max(self.windows_from));
         if task.connected {
             self.offer(target, now, effects);
         } else {
@@ -164,6 +170,7 @@ impl Job {
 
     /// Goes on after a replay: whoever may still be at work gets time to come back before it is given up.
     pub fn resume(&mut self, now: Timestamp) {
+        self.windows_from = now + RETURN_MARGIN;
         for target in 0..self.spec.targets.count {
             self.disconnected(target, now);
         }
@@ -247,15 +254,20 @@ impl Job {
     /// The agent of a target has a new session; `held` is what it says of the task, if it named it.
     pub fn connected(&mut self, target: u32, held: Option<Held>, now: Timestamp, effects: &mut Effects) -> Greeting {
         let Some(task) = self.tasks.get_mut(target as usize) else { return Greeting::default() };
-        task.connected = true;
+        (task.connected, task.asked) = (true, false);
         let say = match (&task.phase, held) {
             (Phase::Planned, _) | (Phase::Ended(_), None) => None,
+            // What it still has to say is evidence, to be kept beside the state.
+            (Phase::Ended(outcome), Some(_)) if outcome.state == State::Indeterminate => Some(Say::Resume(task.frames)),
             (Phase::Ended(_), Some(_)) => Some(Say::Forget),
             (Phase::Due(_), _) => {
                 self.ready.insert(target);
                 None
             }
-            (Phase::Offered(_) | Phase::Accepted(_) | Phase::Started(_), None) => Some(Say::Ask),
+            (Phase::Offered(_) | Phase::Accepted(_) | Phase::Started(_), None) => {
+                task.asked = true;
+                Some(Say::Ask)
+            }
             (Phase::Offered(_) | Phase::Accepted(_) | Phase::Started(_), Some(held)) => {
                 if matches!(task.phase, Phase::Offered(_)) {
                     self.emit(EventKind::Accepted { target }, now, effects);
@@ -298,8 +310,6 @@ impl Job {
                 _ => {}
             }
         }
-        self.turn = self.spec.targets.count;
-        self.deadline_passed = true;
     }
 
     fn report(
@@ -310,11 +320,15 @@ impl Job {
         effects: &mut Effects,
     ) -> Result<(), Refused> {
         let output = self.spec.command().output;
-        let Some(task) = self.tasks.get(target as usize) else { return Err(Refused::Phase) };
+        let Some(task) = self.tasks.get_mut(target as usize) else { return Err(Refused::Phase) };
         let (ends, evidence) = match &report {
             TaskReport::Rejected { .. } => (true, None),
-            TaskReport::Exited { end, .. } => (true, Some(format!("{:?} after {:?}", end.kind, end.duration))),
+            TaskReport::Exited { end, .. } => (true, Some(late_evidence(end))),
             _ => (false, None),
+        };
+        let frame = match &report {
+            TaskReport::Frame(frame) => Some(frame.number),
+            _ => None,
         };
         let change = match report {
             TaskReport::Accepted => task.accepted(),
@@ -338,13 +352,12 @@ impl Job {
             }
             Some(Change::Ended(outcome)) => self.end(target, outcome, now, effects),
             Some(Change::Again) => self.offer_again(target, now, effects),
-            None => {
-                if let (Some(outcome), Some(text)) = (task.outcome(), evidence)
-                    && outcome.state == State::Indeterminate
-                {
-                    effects.late.push((target, text));
-                }
-            }
+            None => match (task.outcome(), evidence, frame) {
+                (Some(Outcome { state: State::Indeterminate, .. }), Some(text), _) => effects.late.push((target, text)),
+                // Taken without effect, and acknowledged: otherwise the agent would never come to the end.
+                (_, _, Some(number)) => push_ack(&mut effects.sends, target, number + 1),
+                _ => {}
+            },
         }
         if ends {
             effects.sends.push(Send::Committed(target));
@@ -412,7 +425,11 @@ impl Job {
                 self.counts.add(outcome.state);
                 self.set_phase(*target, Phase::Ended(outcome.clone()));
             }
-            EventKind::Cancelling { .. } => self.state = JobState::Cancelling,
+            EventKind::Cancelling { .. } => {
+                self.state = JobState::Cancelling;
+                self.turn = self.spec.targets.count;
+                self.deadline_passed = true;
+            }
             EventKind::Done { .. } => {
                 self.state = JobState::Done;
                 self.done_at = Some(now);
@@ -423,6 +440,17 @@ impl Job {
     fn set_phase(&mut self, target: u32, phase: Phase) {
         self.tasks[target as usize].phase = phase;
         self.set_timer(target);
+    }
+}
+
+/// What an agent says of an end that came too late, as one line.
+pub fn late_evidence(end: &End) -> String {
+    let outcome = Outcome::from(end.clone());
+    let after = end.duration.as_secs_f32();
+    match (outcome.exit_code, outcome.reason) {
+        (Some(code), _) => format!("exit code {code} after {after} s"),
+        (None, Some(reason)) => format!("{}: {reason}", outcome.state),
+        (None, None) => format!("{} after {after} s", outcome.state),
     }
 }
 

@@ -28,7 +28,14 @@ pub struct Task {
     offsets: [u64; 2],
     /// Bytes kept, to hold a hostile agent to the signed limit.
     kept: u64,
+    /// Places where output is missing.
+    gaps: u32,
+    /// The agent's session was asked what it knows of the task, and has not answered.
+    pub(crate) asked: bool,
 }
+
+/// Places where output may be missing: one a stream, and as many again for a supervisor that began anew.
+const GAPS_MAX: u32 = 4;
 
 /// Where a task stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,7 +88,7 @@ pub enum Refused {
 
 impl Default for Task {
     fn default() -> Self {
-        Self { phase: Phase::Planned, connected: false, frames: 0, offsets: [0; 2], kept: 0 }
+        Self { phase: Phase::Planned, connected: false, frames: 0, offsets: [0; 2], kept: 0, gaps: 0, asked: false }
     }
 }
 
@@ -149,8 +156,12 @@ impl Task {
         }
     }
 
-    /// The agent says that it has no record of the task.
-    pub(crate) fn never(&self) -> Result<Option<Change>, Refused> {
+    /// The agent says that it has no record of the task. It is believed where it was asked, once a session: who says so
+    /// again and again would be offered the task for ever.
+    pub(crate) fn never(&mut self) -> Result<Option<Change>, Refused> {
+        if !std::mem::take(&mut self.asked) {
+            return Err(Refused::Phase);
+        }
         match self.phase {
             Phase::Offered(_) => Ok(Some(Change::Again)),
             Phase::Accepted(_) | Phase::Started(_) => Ok(Some(Change::Ended(Outcome::without_run(
@@ -175,13 +186,15 @@ impl Task {
         if frame.number > self.frames {
             return Err(Refused::Hole);
         }
-        if let FrameBody::Data { offset, data } = &frame.body {
-            if *offset != self.offsets[slot(frame.stream)] {
+        match &frame.body {
+            FrameBody::Data { offset, .. } if *offset != self.offsets[slot(frame.stream)] => {
                 return Err(Refused::Offset);
             }
-            if self.kept.saturating_add(data.len() as u64) > kept_max {
+            FrameBody::Data { data, .. } if self.kept.saturating_add(data.len() as u64) > kept_max => {
                 return Err(Refused::Limit);
             }
+            FrameBody::Truncated { bytes } if *bytes == 0 || self.gaps >= GAPS_MAX => return Err(Refused::Limit),
+            FrameBody::Data { .. } | FrameBody::Truncated { .. } => {}
         }
         Ok(Some(Change::Frame(frame)))
     }
@@ -208,6 +221,8 @@ impl Task {
         *offset = offset.saturating_add(bytes);
         if kept {
             self.kept = self.kept.saturating_add(bytes);
+        } else {
+            self.gaps += 1;
         }
     }
 }

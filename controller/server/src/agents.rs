@@ -114,11 +114,15 @@ impl Visit {
             Ok(epoch) => Epoch(epoch),
             Err(error) => return warn!(agent = %self.agent, %error, "no session could be opened"),
         };
-        self.door.sessions.begin(self.agent, Session::new(epoch, self.peer.address, queue, self.close.clone()));
+        let session = Session::new(epoch, self.peer.address, queue, self.close.clone());
+        if !self.door.sessions.begin(self.agent, session) {
+            return;
+        }
         debug!(agent = %self.agent, address = %self.peer.address, "connected");
         self.live(epoch, hello, rest, inbound, welcome).await;
-        self.door.sessions.end(self.agent, epoch);
-        self.door.roster.left(self.agent, clock::now());
+        if self.door.sessions.end(self.agent, epoch) {
+            self.door.roster.left(self.agent, clock::now());
+        }
         self.door.engine.gone(self.agent, epoch).await;
         debug!(agent = %self.agent, "disconnected");
     }
@@ -135,7 +139,8 @@ impl Visit {
             Ok(resumption) => resumption,
             Err(error) => return warn!(agent = %self.agent, %error, "the session could not be resumed"),
         };
-        let known = self.door.roster.admits(self.agent).unwrap_or_default();
+        // Asked after the session has begun: a revocation from here on finds it and closes it.
+        let Some(known) = self.door.roster.admits(self.agent) else { return };
         let mut opening = vec![ToAgent::Welcome(Welcome {
             protocol: hello.protocol.1.min(*limits::PROTOCOL.end()),
             epoch: epoch.0,

@@ -12,14 +12,14 @@
 mod running;
 
 use crate::clock;
-use crate::sessions::{Epoch, Sessions};
-use muster_core::job::{Effects, Held, Job};
+use crate::sessions::{Epoch, Outgoing, Sessions};
+use muster_core::job::{Effects, Held, Job, late_evidence};
 use muster_core::task::Task;
 use muster_proto::id::{AgentId, JobId, TaskId};
 use muster_proto::job::{JobSpec, JobState, SignedJob, Target, target_tree};
 use muster_proto::link::{TaskReport, ToAgent, Unfinished};
 use muster_proto::name::OperatorName;
-use muster_proto::outcome::Outcome;
+use muster_proto::outcome::{Outcome, State};
 use muster_store::{AcceptError, AuditEntry, NewJob, Store, StoreError};
 use running::{Input, Running};
 use std::collections::HashMap;
@@ -36,7 +36,35 @@ const QUEUE_LEN: usize = 256;
 pub struct Engine {
     store: Store,
     sessions: Sessions,
-    jobs: Arc<Mutex<HashMap<JobId, JobHandle>>>,
+    jobs: Arc<Mutex<Jobs>>,
+}
+
+/// The jobs at work, and who has a part in which.
+#[derive(Default)]
+struct Jobs {
+    handles: HashMap<JobId, JobHandle>,
+    of_agent: HashMap<AgentId, Vec<JobId>>,
+}
+
+impl Jobs {
+    fn add(&mut self, job: JobId, handle: JobHandle, targets: &[Target]) {
+        self.handles.insert(job, handle);
+        for target in targets {
+            self.of_agent.entry(target.agent).or_default().push(job);
+        }
+    }
+
+    fn remove(&mut self, job: JobId, targets: &[Target]) {
+        self.handles.remove(&job);
+        for target in targets {
+            if let Some(jobs) = self.of_agent.get_mut(&target.agent) {
+                jobs.retain(|other| *other != job);
+                if jobs.is_empty() {
+                    self.of_agent.remove(&target.agent);
+                }
+            }
+        }
+    }
 }
 
 /// How a job's task is reached.
@@ -84,6 +112,9 @@ pub enum EngineError {
     /// There is no such job.
     #[error("there is no job {0}: `muster jobs` lists those that are known")]
     NoSuchJob(JobId),
+    /// Its task ended on an error of the store.
+    #[error("job {0} stands still since the store failed: start the controller again, then it goes on")]
+    Stopped(JobId),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -115,7 +146,8 @@ impl Engine {
         }
     }
 
-    /// Makes a job durable, then sets it to work. The caller has verified what was signed against the list.
+    /// Makes a job durable, then sets it to work; both, even if the caller does not wait for it. The caller has verified
+    /// what was signed against the list.
     pub async fn submit(
         &self,
         spec: JobSpec,
@@ -127,9 +159,13 @@ impl Engine {
         let job = Job::plan(spec.clone(), clock::now(), &mut effects);
         let events = effects.events;
         let new = NewJob { spec, signed: signed.clone(), targets: targets.clone(), events, audit };
-        self.store.accept(new).await?;
-        self.run(job, signed, targets.into());
-        Ok(())
+        let engine = self.clone();
+        let accepted = tokio::spawn(async move {
+            engine.store.accept(new).await?;
+            engine.run(job, signed, targets.into());
+            Ok(())
+        });
+        accepted.await.unwrap_or(Err(AcceptError::Store(StoreError::Closed)))
     }
 
     fn run(&self, job: Job, signed: SignedJob, targets: Arc<[Target]>) {
@@ -137,26 +173,28 @@ impl Engine {
         let Some(tree) = target_tree(&targets) else { return };
         let (inputs, queue) = mpsc::channel(QUEUE_LEN);
         let (progress, follow) = watch::channel(Progress { seq: job.last_seq(), done: false });
-        self.jobs().insert(id, JobHandle { inputs, progress: follow });
-        let running = Running::new(job, signed, targets, tree, self.store.clone(), self.sessions.clone());
-        let jobs = Arc::clone(&self.jobs);
+        self.jobs().add(id, JobHandle { inputs, progress: follow }, &targets);
+        let running = Running::new(job, signed, Arc::clone(&targets), tree, self.store.clone(), self.sessions.clone());
+        let engine = self.clone();
         tokio::spawn(async move {
             running.run(queue, progress).await;
-            jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            engine.jobs().remove(id, &targets);
         });
     }
 
     // No code that can panic runs under the lock, so that a poisoned one holds a whole map.
-    fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, JobHandle>> {
+    fn jobs(&self) -> MutexGuard<'_, Jobs> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn handle(&self, job: JobId) -> Option<JobHandle> {
-        self.jobs().get(&job).cloned()
+        self.jobs().handles.get(&job).cloned()
     }
 
-    fn handles(&self) -> Vec<(JobId, JobHandle)> {
-        self.jobs().iter().map(|(job, handle)| (*job, handle.clone())).collect()
+    fn handles_of(&self, agent: AgentId) -> Vec<(JobId, JobHandle)> {
+        let jobs = self.jobs();
+        let of_agent = jobs.of_agent.get(&agent).into_iter().flatten();
+        of_agent.filter_map(|job| Some((*job, jobs.handles.get(job)?.clone()))).collect()
     }
 
     /// A doorbell that rings when events were stored; `None` for a job that is done or unknown.
@@ -188,12 +226,14 @@ impl Engine {
             }
         }
         match self.store.job(job).await? {
-            Some(_) => Ok(Cancelled::AlreadyDone),
+            Some(stored) if stored.summary.state == JobState::Done => Ok(Cancelled::AlreadyDone),
+            Some(_) => Err(EngineError::Stopped(job)),
             None => Err(EngineError::NoSuchJob(job)),
         }
     }
 
-    /// A session began. Every job that has the agent among its targets learns of it; what they answer is durable.
+    /// A session began. Every job that has the agent among its targets learns of it, and no other; what they answer is
+    /// durable.
     pub async fn hello(
         &self,
         agent: AgentId,
@@ -202,7 +242,7 @@ impl Engine {
     ) -> Result<Resumption, StoreError> {
         let mut resumption = Resumption::default();
         let mut answers = Vec::new();
-        for (job, handle) in self.handles() {
+        for (job, handle) in self.handles_of(agent) {
             let held = unfinished
                 .iter()
                 .filter(|held| held.task.job == job)
@@ -223,22 +263,32 @@ impl Engine {
             }
         }
         for held in unfinished.iter().filter(|held| !answered.contains(&held.task.job)) {
-            resumption.then.extend(self.forget(agent, held.task).await?);
+            match self.past(agent, held.task).await? {
+                Past::Ended => resumption.then.push(ToAgent::Committed(held.task)),
+                // Its output is no longer taken; how it ended is.
+                Past::Unknown => resumption.resume.push((held.task, held.next_frame)),
+                Past::NotHere => {}
+            }
         }
         Ok(resumption)
     }
 
-    /// What an agent is told of a task whose job has no task of its own any more.
-    async fn forget(&self, agent: AgentId, task: TaskId) -> Result<Option<ToAgent>, StoreError> {
+    /// A task whose job has no task of its own any more.
+    async fn past(&self, agent: AgentId, task: TaskId) -> Result<Past, StoreError> {
         match self.store.job(task.job).await? {
             Some(stored) if stored.summary.state == JobState::Done => {
                 let mine = stored.targets.get(task.target as usize).is_some_and(|target| target.agent == agent);
-                Ok(mine.then_some(ToAgent::Committed(task)))
+                let all_known = stored.summary.counts.get(State::Indeterminate) == 0;
+                Ok(match (mine, all_known) {
+                    (true, true) => Past::Ended,
+                    (true, false) => Past::Unknown,
+                    (false, _) => Past::NotHere,
+                })
             }
-            Some(_) => Ok(None),
+            Some(_) => Ok(Past::NotHere),
             None => {
                 warn!(%agent, %task, "an agent holds a result of a job that this store does not know; it is kept there");
-                Ok(None)
+                Ok(Past::NotHere)
             }
         }
     }
@@ -258,18 +308,32 @@ impl Engine {
             }
         }
         for (job, reports) in by_job {
-            let ended: Vec<TaskId> = reports.iter().filter(|(_, report)| ends(report)).map(|(task, _)| *task).collect();
-            let delivered = match self.handle(job) {
-                Some(handle) => handle.inputs.send(Input::Reports { agent, epoch, reports }).await.is_ok(),
-                None => false,
-            };
-            if delivered {
-                continue;
-            }
-            for task in ended {
-                if let Some(message) = self.forget(agent, task).await? {
-                    self.sessions.send([(agent, epoch, crate::sessions::Outgoing::Message(message))]);
+            match self.handle(job) {
+                Some(handle) => {
+                    // A job that ends meanwhile lets go of what waits; the agent tells again when it comes back.
+                    let _ = handle.inputs.send(Input::Reports { agent, epoch, reports }).await;
                 }
+                None => self.take_late(agent, epoch, reports).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends that come after their job was done: where its state says that nobody can know, they are kept beside it.
+    async fn take_late(
+        &self,
+        agent: AgentId,
+        epoch: Epoch,
+        reports: Vec<(TaskId, TaskReport)>,
+    ) -> Result<(), StoreError> {
+        for (task, report) in reports {
+            let TaskReport::Exited { end, .. } = report else { continue };
+            let past = self.past(agent, task).await?;
+            if past == Past::Unknown {
+                self.store.late_evidence(task, late_evidence(&end), clock::now()).await?;
+            }
+            if past != Past::NotHere {
+                self.sessions.send([(agent, epoch, Outgoing::Message(ToAgent::Committed(task)))]);
             }
         }
         Ok(())
@@ -277,26 +341,33 @@ impl Engine {
 
     /// A session is over.
     pub async fn gone(&self, agent: AgentId, epoch: Epoch) {
-        for (_, handle) in self.handles() {
+        for (_, handle) in self.handles_of(agent) {
             let _ = handle.inputs.send(Input::Gone { agent, epoch }).await;
         }
     }
 
     /// An agent will never be heard again.
     pub async fn revoked(&self, agent: AgentId) {
-        for (_, handle) in self.handles() {
+        for (_, handle) in self.handles_of(agent) {
             let _ = handle.inputs.send(Input::Revoked { agent }).await;
         }
     }
 
     /// Ends all job tasks, for a shutdown: what they have taken is stored, the rest comes again from the agents.
     pub fn stop(&self) {
-        self.jobs().clear();
+        *self.jobs() = Jobs::default();
     }
 }
 
-const fn ends(report: &TaskReport) -> bool {
-    matches!(report, TaskReport::Exited { .. } | TaskReport::Rejected { .. })
+/// What is known of a task whose job is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Past {
+    /// Its end is stored.
+    Ended,
+    /// The job is done without knowing the end of some of its tasks; it may be this one.
+    Unknown,
+    /// Nothing, or it is not this agent's.
+    NotHere,
 }
 
 fn view_of(task: &Task) -> TaskView {

@@ -20,7 +20,8 @@ use muster_proto::name::OperatorName;
 use muster_proto::seal::{OperatorTrust, SealError};
 use muster_proto::wire::{self, operator_server::OperatorServer};
 use muster_store::{AuditEntry, Store};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
@@ -37,6 +38,8 @@ pub struct OperatorDoor {
     /// Port of the enrolment listener, for login codes.
     enrolment_port: u16,
     stop: CancellationToken,
+    /// Ends the streams of each operator who has, or had, one.
+    streams: Arc<Mutex<HashMap<OperatorName, CancellationToken>>>,
 }
 
 impl OperatorDoor {
@@ -51,7 +54,7 @@ impl OperatorDoor {
         stop: CancellationToken,
     ) -> Result<Self, SealError> {
         let trust = OperatorTrust::new(issuers.cluster(), issuers.operator_ca().clone())?;
-        Ok(Self { engine, sessions, roster, store, issuers, trust, enrolment_port, stop })
+        Ok(Self { engine, sessions, roster, store, issuers, trust, enrolment_port, stop, streams: Arc::default() })
     }
 
     /// The service with its limits, and beside it gRPC health and reflection: on no other listener.
@@ -66,16 +69,39 @@ impl OperatorDoor {
         Ok(Routes::new(service).add_service(health).add_service(reflection))
     }
 
-    /// Who calls. The certificate was verified at the handshake; whether its bearer still counts, the store says.
+    /// Who calls. The certificate was verified at the handshake; whether it still counts, clock and store say.
     async fn caller<T>(&self, request: &Request<T>) -> Result<OperatorName, Status> {
         let peer = request.extensions().get::<PeerInfo>();
         let name = peer.and_then(PeerInfo::operator).ok_or_else(|| Status::unauthenticated("no operator"))?;
+        if peer.and_then(|peer| peer.not_after).is_some_and(|end| end <= clock::now()) {
+            return Err(expired());
+        }
         if self.store.operator_active(name).await.map_err(|error| error.reply())? {
             Ok(name.clone())
         } else {
-            Err(Status::permission_denied(format!("the operator {name} is disabled: ask another operator for a code")))
+            Err(Status::permission_denied(format!(
+                "the operator {name} is disabled: another operator can add a new one"
+            )))
         }
     }
+
+    /// Ends with the controller, or when the operator is dismissed.
+    fn stream_of(&self, operator: &OperatorName) -> CancellationToken {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.entry(operator.clone()).or_insert_with(|| self.stop.child_token()).child_token()
+    }
+
+    /// Ends all streams of an operator who was disabled.
+    fn dismiss(&self, operator: &OperatorName) {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(token) = streams.remove(operator) {
+            token.cancel();
+        }
+    }
+}
+
+fn expired() -> Status {
+    Status::unauthenticated("your certificate has expired: log in again with a code from `muster operator add`")
 }
 
 /// The record of what an operator does now.
@@ -110,8 +136,9 @@ impl wire::operator_server::Operator for OperatorDoor {
     }
 
     async fn follow(&self, request: Request<wire::FollowRequest>) -> Answer<Self::FollowStream> {
-        self.caller(&request).await?;
-        follow::follow(self, request.into_inner()).await.map(Response::new)
+        let operator = self.caller(&request).await?;
+        let not_after = request.extensions().get::<PeerInfo>().and_then(|peer| peer.not_after);
+        follow::follow(self, &operator, not_after, request.into_inner()).await.map(Response::new)
     }
 
     async fn cancel(&self, request: Request<wire::CancelRequest>) -> Answer<wire::CancelReply> {

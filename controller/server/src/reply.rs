@@ -64,6 +64,7 @@ impl Reply for EngineError {
     fn reply(self) -> Status {
         match self {
             Self::NoSuchJob(_) => Status::not_found(self.to_string()),
+            Self::Stopped(_) => Status::unavailable(self.to_string()),
             Self::Store(error) => error.reply(),
         }
     }

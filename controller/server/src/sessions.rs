@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Messages that may wait for one agent: those of its running and waiting tasks, with room.
@@ -35,8 +36,8 @@ pub enum Outgoing {
         job: Arc<OfferedJob>,
         /// Which task.
         task: TaskId,
-        /// What is left of the target's window.
-        ttl: Duration,
+        /// When the target's window closes, wherever the offer is then.
+        until: Instant,
     },
 }
 
@@ -75,7 +76,8 @@ impl Session {
         self.close.cancel();
     }
 
-    fn send(&self, message: Outgoing) {
+    /// Queues a message; a session whose queue is full is closed.
+    pub fn send(&self, message: Outgoing) {
         if self.queue.try_send(message).is_err() {
             self.close.cancel();
         }
@@ -92,11 +94,17 @@ impl Sessions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The agent's session from now on. An older one is closed: its connection is half open, or it is a copy.
-    pub fn begin(&self, agent: AgentId, session: Session) {
-        if let Some(older) = self.map().insert(agent, session) {
+    /// The agent's session from now on. An older one is closed: its connection is half open, or it is a copy. If a newer
+    /// one is there already, it is this one that is closed; false then.
+    pub fn begin(&self, agent: AgentId, session: Session) -> bool {
+        let mut map = self.map();
+        let newer = map.get(&agent).is_some_and(|held| held.epoch > session.epoch);
+        if newer {
+            session.close();
+        } else if let Some(older) = map.insert(agent, session) {
             older.close();
         }
+        !newer
     }
 
     /// The session is over. Whether it still was the agent's own.
@@ -153,5 +161,46 @@ impl Sessions {
         for (place, session) in (0_u32..).zip(map.values()) {
             session.send(Outgoing::Message(ToAgent::Drain(spread / count * place)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(epoch: u64) -> (Session, CancellationToken) {
+        let (queue, _) = mpsc::channel(1);
+        let close = CancellationToken::new();
+        (Session::new(Epoch(epoch), ([127, 0, 0, 1], 1).into(), queue, close.clone()), close)
+    }
+
+    #[test]
+    fn the_newest_session_stays_in_whatever_order_they_begin() {
+        let agent = AgentId::from_bytes([1; 16]);
+        let sessions = Sessions::default();
+        let ((old, old_close), (new, new_close), (late, late_close)) = (session(1), session(3), session(2));
+        assert!(sessions.begin(agent, old));
+        assert!(sessions.begin(agent, new));
+        assert!(!sessions.begin(agent, late), "a newer one is there");
+        assert!(old_close.is_cancelled() && late_close.is_cancelled() && !new_close.is_cancelled());
+        assert!(!sessions.end(agent, Epoch(1)), "it is no longer the agent's own");
+        assert!(sessions.end(agent, Epoch(3)));
+    }
+
+    #[test]
+    fn messages_are_for_the_session_they_were_made_for_and_a_full_queue_closes_it() {
+        let agent = AgentId::from_bytes([1; 16]);
+        let sessions = Sessions::default();
+        let (queue, mut waiting) = mpsc::channel(1);
+        let close = CancellationToken::new();
+        sessions.begin(agent, Session::new(Epoch(2), ([127, 0, 0, 1], 1).into(), queue, close.clone()));
+        let drain = || Outgoing::Message(ToAgent::Drain(Duration::ZERO));
+        sessions.send([(agent, Epoch(1), drain())]);
+        assert!(waiting.try_recv().is_err());
+        sessions.send([(agent, Epoch(2), drain())]);
+        assert!(!close.is_cancelled());
+        sessions.send([(agent, Epoch(2), drain())]);
+        assert!(close.is_cancelled(), "an agent that takes nothing delays only itself");
+        assert!(waiting.try_recv().is_ok());
     }
 }

@@ -174,6 +174,7 @@ fn nothing_is_offered_after_the_deadline() {
     let mut world = World::new(3, Some(1)).all_connected();
     world.pass(Duration::from_secs(600));
     assert_eq!((world.outcome(1), world.outcome(2)), (Some(State::Expired), Some(State::Expired)));
+    assert_eq!(world.connect(0, None).say, Some(Say::Ask));
     world.report(0, TaskReport::Never).expect("fits");
     assert_eq!(world.outcome(0), Some(State::Expired), "the agent proved that it never had it");
     assert_eq!(world.seen.sends.len(), 1);
@@ -187,13 +188,17 @@ fn a_lost_link_is_no_state_until_the_host_must_have_ended_it() {
     world.give(Input::Disconnected { target: 0 }).expect("a fact");
     world.pass(Duration::from_secs(300));
     assert_eq!(world.outcome(0), None, "the run timeout is enforced on the host, and it may still tell");
-    world.pass(Duration::from_secs(60));
+    world.pass(Duration::from_secs(150));
     assert_eq!(world.outcome(0), Some(State::Indeterminate));
     let greeting = world.connect(0, Some(Held { started: true }));
-    assert_eq!(greeting.say, Some(Say::Forget), "the agent may forget it");
-    world.report(0, exited(0)).expect("fits");
+    assert_eq!(greeting.say, Some(Say::Resume(0)), "the agent may still tell");
+    world.report(0, frame(0, 0, b"ab")).expect("fits");
+    assert_eq!(world.sent(Send::Ack(0, 1)), 1, "it comes to the end");
+    let end = End { kind: EndKind::Exit(0), duration: Duration::ZERO };
+    world.report(0, TaskReport::Exited { frames: 1, end }).expect("fits");
     assert_eq!(world.outcome(0), Some(State::Indeterminate), "a terminal state never changes");
     assert_eq!(world.seen.late.len(), 1, "late evidence is kept beside it");
+    assert_eq!(world.sent(Send::Committed(0)), 1);
     world.check();
 }
 
@@ -220,6 +225,23 @@ fn an_offer_that_was_lost_with_the_link_is_asked_for_and_offered_again_once_disp
     assert_eq!(world.sent(Send::Offer(0, Duration::from_secs(30))), 1, "not offered again without proof");
     world.report(0, TaskReport::Never).expect("fits");
     assert_eq!(world.sent(Send::Offer(0, Duration::from_secs(30))), 2);
+    assert_eq!(world.report(0, TaskReport::Never), Err(Refused::Phase), "nobody asked: it would go on for ever");
+    world.check();
+}
+
+#[test]
+fn after_a_restart_windows_wait_for_the_fleet_to_come_back() {
+    let mut world = World::new(1, None);
+    let later = START + Duration::from_secs(100);
+    let mut twin = Job::restore(world.job.spec.clone());
+    world.seen.events.iter().for_each(|event| twin.replay(event));
+    twin.resume(later);
+    (world.job, world.now) = (twin, later);
+    world.pass(Duration::ZERO);
+    world.pass(Duration::from_secs(59));
+    assert_eq!(world.outcome(0), None);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.outcome(0), Some(State::Unreachable));
     world.check();
 }
 
@@ -277,6 +299,20 @@ fn a_flood_over_the_signed_limit_is_refused() {
     };
     assert_eq!(refused, Refused::Limit);
     assert_eq!(number * (64 << 10), limits::OUTPUT_HEAD_BYTES + limits::OUTPUT_TAIL_BYTES);
+}
+
+#[test]
+fn gaps_are_few_and_never_empty() {
+    let gap = |number, bytes| {
+        TaskReport::Frame(Frame { number, stream: Stream::Stderr, body: FrameBody::Truncated { bytes } })
+    };
+    let mut world = World::new(1, None).all_connected();
+    world.report(0, TaskReport::Started).expect("fits");
+    assert_eq!(world.report(0, gap(0, 0)), Err(Refused::Limit));
+    for number in 0..4 {
+        world.report(0, gap(number, 1)).expect("fits");
+    }
+    assert_eq!(world.report(0, gap(4, 1)), Err(Refused::Limit));
 }
 
 #[derive(Debug, Clone)]

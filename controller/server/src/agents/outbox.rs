@@ -13,10 +13,10 @@ use muster_store::Store;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::error;
@@ -42,7 +42,7 @@ pub struct Outbox {
 enum Step {
     Message(ToAgent),
     Blob(BlobRef),
-    Offer { job: Arc<OfferedJob>, task: TaskId, ttl: Duration },
+    Offer { job: Arc<OfferedJob>, task: TaskId, until: Instant },
 }
 
 struct OpenBlob {
@@ -100,9 +100,9 @@ impl Outbox {
         for outgoing in taken {
             match outgoing {
                 Outgoing::Message(message) => self.steps.push_back(Step::Message(message)),
-                Outgoing::Offer { job, task, ttl } => {
+                Outgoing::Offer { job, task, until } => {
                     self.steps.extend(job.blobs.iter().copied().map(Step::Blob));
-                    self.steps.push_back(Step::Offer { job, task, ttl });
+                    self.steps.push_back(Step::Offer { job, task, until });
                 }
             }
         }
@@ -116,9 +116,9 @@ impl Outbox {
         while bytes < BATCH_BYTES_FULL && !matches!(self.steps.front(), None | Some(Step::Blob(_))) {
             match self.steps.pop_front() {
                 Some(Step::Message(message)) => batch.push(message),
-                Some(Step::Offer { job, task, ttl }) => {
+                Some(Step::Offer { job, task, until }) => {
                     bytes += job.signed.payload.len();
-                    batch.extend(offer(&job, task, ttl));
+                    batch.extend(offer(&job, task, until));
                 }
                 Some(Step::Blob(_)) | None => {}
             }
@@ -152,7 +152,9 @@ impl Outbox {
     }
 }
 
-fn offer(job: &OfferedJob, task: TaskId, ttl: Duration) -> Option<ToAgent> {
+/// What is left of the window is reckoned when the offer leaves. With nothing left the agent answers that it expired.
+fn offer(job: &OfferedJob, task: TaskId, until: Instant) -> Option<ToAgent> {
     let proof = job.tree.proof(task.target as usize)?;
+    let ttl = until.saturating_duration_since(Instant::now());
     Some(ToAgent::Offer(Offer { task, job: job.signed.clone(), proof, ttl }))
 }

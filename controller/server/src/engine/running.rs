@@ -19,6 +19,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 /// Facts taken in one turn.
@@ -143,13 +144,17 @@ impl Running {
             }
             Input::Reports { agent, epoch, reports } => self.reports(agent, epoch, reports, now, after),
             Input::Cancel { operator, answer } => {
-                after.audit.push(AuditEntry {
+                let record = AuditEntry {
                     at: now,
                     actor: format!("operator/{operator}"),
                     action: "job.cancel".to_owned(),
                     detail: self.job.spec().job.to_string(),
-                });
+                };
+                let before = self.job.last_seq();
                 let _ = self.job.apply(job::Input::Cancel { operator }, now, &mut after.effects);
+                if self.job.last_seq() > before {
+                    after.audit.push(record);
+                }
                 after.cancels.push(answer);
             }
             Input::View { answer } => {
@@ -239,10 +244,16 @@ impl Running {
             done_at: self.job.done_at(),
             audit: std::mem::take(&mut after.audit),
         };
+        let last = append.events.last().map(|event| event.seq);
         loop {
             match self.store.append(append.clone()).await {
                 Ok(()) => return Ok(()),
-                Err(error @ (StoreError::Conflict(_) | StoreError::Closed)) => return Err(error),
+                // A commit that seemed to fail may have been made: then the job stands where it should.
+                Err(error @ StoreError::Conflict(_)) => {
+                    let stored = self.store.job(job).await?.map(|stored| stored.last_seq);
+                    return if stored == last { Ok(()) } else { Err(error) };
+                }
+                Err(error @ StoreError::Closed) => return Err(error),
                 Err(error) => {
                     error!(%job, %error, "the store cannot write; trying again");
                     tokio::time::sleep(STORE_RETRY).await;
@@ -275,7 +286,8 @@ impl Running {
         let message = |target, message| (target, Outgoing::Message(message));
         match send {
             Send::Offer(target, ttl) => {
-                (target, Outgoing::Offer { job: Arc::clone(&self.offered), task: self.task(target), ttl })
+                let until = Instant::now() + ttl;
+                (target, Outgoing::Offer { job: Arc::clone(&self.offered), task: self.task(target), until })
             }
             Send::Cancel(target) => message(target, ToAgent::Cancel(self.task(target))),
             Send::Ack(target, next_frame) => message(target, ToAgent::Ack { task: self.task(target), next_frame }),

@@ -8,7 +8,6 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 use std::path::PathBuf;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream as ClientStream;
 use tokio_stream::StreamExt as _;

@@ -4,13 +4,19 @@ use super::jobs::selection;
 use super::{OperatorDoor, audit};
 use crate::clock;
 use crate::reply::Reply as _;
+use crate::sessions::Outgoing;
 use muster_core::target::Selection;
 use muster_proto::fleet::Labels;
 use muster_proto::job::Target;
 use muster_proto::limits;
+use muster_proto::link::ToAgent;
 use muster_proto::name::{LabelText, OperatorName};
 use muster_proto::wire;
+use std::time::Duration;
 use tonic::Status;
+
+/// Time for an agent to learn why its session ends.
+const REVOKED_NOTICE: Duration = Duration::from_millis(100);
 
 pub(super) fn list(door: &OperatorDoor, request: wire::ListAgentsRequest) -> Result<wire::ListAgentsReply, Status> {
     let targets = match selection(request.selection) {
@@ -77,13 +83,20 @@ pub(super) async fn revoke(
     };
     let now = clock::now();
     let record = audit(operator, "agent.revoke", format!("{name} {agent}"));
-    door.store.revoke_agent(agent, now, record).await.map_err(|error| error.reply())?;
-    door.roster.revoke(agent, now);
-    if let Some(session) = door.sessions.get(agent) {
-        session.close();
-    }
-    door.engine.revoked(agent).await;
-    Ok(wire::RevokeAgentReply { name: name.to_string() })
+    let door = door.clone();
+    // All of it, even if the caller does not wait: what is stored must also be done.
+    let revoked = tokio::spawn(async move {
+        door.store.revoke_agent(agent, now, record).await.map_err(|error| error.reply())?;
+        door.roster.revoke(agent, now);
+        if let Some(session) = door.sessions.get(agent) {
+            session.send(Outgoing::Message(ToAgent::Revoked));
+            tokio::time::sleep(REVOKED_NOTICE).await;
+            session.close();
+        }
+        door.engine.revoked(agent).await;
+        Ok(wire::RevokeAgentReply { name: name.to_string() })
+    });
+    revoked.await.unwrap_or_else(|_| Err(Status::internal("the revocation was interrupted: repeat it")))
 }
 
 pub(super) async fn pending(door: &OperatorDoor) -> Result<wire::ListPendingReply, Status> {

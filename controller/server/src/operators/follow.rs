@@ -5,6 +5,7 @@
 
 use super::OperatorDoor;
 use super::jobs::job_id;
+use crate::clock;
 use crate::engine::{self, EngineError, Progress};
 use crate::reply::Reply as _;
 use futures_util::{Stream, stream};
@@ -12,11 +13,15 @@ use muster_core::fleet::{Fleet, Member};
 use muster_core::target::Selector;
 use muster_proto::event::{Event, EventKind};
 use muster_proto::id::JobId;
+use muster_proto::name::OperatorName;
+use muster_proto::time::Timestamp;
 use muster_proto::wire;
 use muster_store::{Store, StoredJob};
 use std::collections::HashSet;
 use std::pin::Pin;
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -34,24 +39,37 @@ struct Follower {
     progress: Option<watch::Receiver<Progress>>,
     /// Places in the list whose events are wanted; `None` is all.
     only: Option<HashSet<u32>>,
+    /// The controller stops, or the operator is disabled.
     stop: CancellationToken,
+    /// TLS looks at a certificate once; a stream must not outlive it.
+    expires: Instant,
     done: bool,
 }
 
-pub(super) async fn follow(door: &OperatorDoor, request: wire::FollowRequest) -> Result<Events, Status> {
+/// A certificate without an end that we could read ends the stream after a day.
+const LIFE_MAX: Duration = Duration::from_hours(24);
+
+pub(super) async fn follow(
+    door: &OperatorDoor,
+    operator: &OperatorName,
+    not_after: Option<Timestamp>,
+    request: wire::FollowRequest,
+) -> Result<Events, Status> {
     let job = job_id(&request.job)?;
     // Before the job is looked up: whatever is stored after that rings.
     let progress = door.engine.progress(job).filter(|_| !request.stored_only);
     let stored = door.store.job(job).await.map_err(|error| error.reply())?;
     let stored = stored.ok_or_else(|| EngineError::NoSuchJob(job).reply())?;
     let only = (!request.targets.is_empty()).then(|| places(door, &stored, &request.targets)).transpose()?;
+    let life = not_after.map_or(LIFE_MAX, |end| clock::now().until(end)).min(LIFE_MAX * 365);
     let follower = Follower {
         store: door.store.clone(),
         job,
         seq: request.after_seq,
         progress,
         only,
-        stop: door.stop.clone(),
+        stop: door.stream_of(operator),
+        expires: Instant::now() + life,
         done: false,
     };
     Ok(Box::pin(stream::unfold(follower, |mut follower| async move {
@@ -81,6 +99,12 @@ fn places(door: &OperatorDoor, stored: &StoredJob, expression: &str) -> Result<H
 impl Follower {
     async fn next(&mut self) -> Result<Option<wire::EventBlock>, Status> {
         while !self.done {
+            if self.stop.is_cancelled() || self.expires <= Instant::now() {
+                return Err(match self.stop.is_cancelled() {
+                    true => Status::unavailable("the controller ended the stream: follow again after this event"),
+                    false => super::expired(),
+                });
+            }
             let events = self.store.events(self.job, self.seq, READ_BYTES).await.map_err(|error| error.reply())?;
             if let Some(last) = events.last() {
                 self.seq = last.seq;
@@ -92,11 +116,10 @@ impl Follower {
                 continue;
             }
             let Some(progress) = &mut self.progress else { return Ok(None) };
-            if !engine::more(progress, self.seq, &self.stop).await {
-                return match self.stop.is_cancelled() {
-                    true => Err(Status::unavailable("the controller is stopping: follow again after this event")),
-                    false => Ok(None),
-                };
+            match timeout_at(self.expires, engine::more(progress, self.seq, &self.stop)).await {
+                Ok(true) => {}
+                Ok(false) if !self.stop.is_cancelled() => return Ok(None),
+                Ok(false) | Err(_) => {}
             }
         }
         Ok(None)

@@ -106,6 +106,12 @@ pub(super) async fn disable_operator(
 ) -> Result<wire::DisableOperatorReply, Status> {
     let name: OperatorName = request.name.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
     let record = audit(operator, "operator.disable", name.to_string());
-    door.store.disable_operator(name, clock::now(), record).await.map_err(|error| error.reply())?;
-    Ok(wire::DisableOperatorReply {})
+    let door = door.clone();
+    // All of it, even if the caller does not wait: what is stored must also be done.
+    let disabled = tokio::spawn(async move {
+        door.store.disable_operator(name.clone(), clock::now(), record).await.map_err(|error| error.reply())?;
+        door.dismiss(&name);
+        Ok(wire::DisableOperatorReply {})
+    });
+    disabled.await.unwrap_or_else(|_| Err(Status::internal("this was interrupted: repeat it")))
 }
