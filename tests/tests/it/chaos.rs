@@ -109,6 +109,12 @@ fn sha256(text: &str) -> String {
     std::io::read_to_string(child.stdout.take().expect("piped")).expect("text")
 }
 
+/// What a failed test shows with its failure.
+#[expect(clippy::print_stdout, reason = "the harness keeps what a test prints, and shows it when the test fails")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
 /// Checks one task; returns its state.
 fn judge(id: &str, place: usize, host: &Value, output: &[String; 2], marks: &Path, damage: &Damage) -> String {
     let task = format!("{id}.{place}.1");
@@ -135,7 +141,7 @@ fn p1_p2_p5_whatever_is_killed_each_task_has_one_end_one_start_and_its_own_bytes
     let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
     let seed = std::env::var("MUSTER_SEED").ok().map(|text| text.parse::<u64>().expect("MUSTER_SEED is a number"));
     let seed = seed.unwrap_or_else(|| u64::from(now().subsec_nanos()) + 1);
-    println!("MUSTER_SEED={seed}");
+    say(&format!("MUSTER_SEED={seed}"));
     let fleet = Fleet::start(AGENTS);
     let marks = fleet.dir().join("marks");
     fs::create_dir(&marks).expect("a new directory");
@@ -153,7 +159,7 @@ fn p1_p2_p5_whatever_is_killed_each_task_has_one_end_one_start_and_its_own_bytes
         }
     }
     assert!(!marks.join("twice").exists(), "started twice: {:?}", fs::read_to_string(marks.join("twice")));
-    println!("{} kills, {states:?}", damage.kills);
+    say(&format!("{} kills, {states:?}", damage.kills));
     for number in 1..=AGENTS {
         until(PATIENCE, "spools are empty and supervisors gone", || {
             fleet.spooled(number).is_empty() && fleet.supervisors(number).is_empty()

@@ -77,10 +77,9 @@ fn without_a_command_it_says_what_to_type_and_waits() {
 fn nothing_is_left_however_it_ends() {
     // The command ends while a job is at work.
     let (_dir, _, text) = state();
-    let line =
-        "muster run -w all -d 'trap \"\" TERM; sleep 300' --grace 1s; until muster jobs | grep -q 0/1; do :; done";
-    let line = line.replace("-w all -d", "-w all -d --grace 1s").replace(" --grace 1s;", ";");
-    let run = dev(&["--state", &text, "--", "sh", "-c", &line]).run();
+    let line = "J=$(muster run -w all -d --grace 1s 'trap \"\" TERM; sleep 300'); echo $J; \
+                until muster job $J | grep -q started; do :; done";
+    let run = dev(&["--state", &text, "--", "sh", "-c", line]).run();
     assert_eq!(run.status, 0, "{run}");
     assert!(run.err().contains("dev: cancelling what still runs"), "{run}");
     assert_no_process_with(&text);

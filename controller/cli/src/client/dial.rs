@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::{self, CertificateError};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -78,7 +79,7 @@ async fn connect(address: &str, cluster: ClusterId, tls: &TlsConnector) -> Resul
         let tcp = TcpStream::connect(address).await.map_err(|cause| DialError::Tcp { address: at(), cause })?;
         tcp.set_nodelay(true).map_err(|cause| DialError::Tcp { address: at(), cause })?;
         let name = tls::controller_server_name(cluster);
-        tls.connect(name, tcp).await.map_err(|cause| DialError::Tls { address: at(), cause })
+        tls.connect(name, tcp).await.map_err(|cause| DialError::of_handshake(at(), cause))
     };
     tokio::time::timeout(CONNECT_TIMEOUT, both).await.map_err(|_| DialError::Silent { address: at() })?
 }
@@ -93,8 +94,25 @@ enum DialError {
          log in again with `muster login`"
     )]
     Tls { address: String, cause: io::Error },
+    #[error(
+        "the certificate of the controller at {address} is not valid now ({cause}): set the clocks of both machines, or \
+         restart the controller, which gives it a new one"
+    )]
+    NotValidNow { address: String, cause: io::Error },
     #[error("the controller at {address} did not answer within {} s: try again, or see how it is", CONNECT_TIMEOUT.as_secs())]
     Silent { address: String },
+}
+
+impl DialError {
+    fn of_handshake(address: String, cause: io::Error) -> Self {
+        use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+        match cause.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(rustls::Error::InvalidCertificate(
+                Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. },
+            )) => Self::NotValidNow { address, cause },
+            _ => Self::Tls { address, cause },
+        }
+    }
 }
 
 impl Peer {
@@ -221,7 +239,12 @@ mod tests {
 
         /// Shakes hands with one client, reads what it says, and hangs up.
         fn serve(&self, listener: TcpListener, controllers: &Ca) -> tokio::task::JoinHandle<()> {
-            let (certificate, key) = controllers.issue(Role::Controller, 3600);
+            self.serve_for(3600, listener, controllers)
+        }
+
+        /// The same with a certificate that ends so many seconds from now.
+        fn serve_for(&self, seconds: i64, listener: TcpListener, controllers: &Ca) -> tokio::task::JoinHandle<()> {
+            let (certificate, key) = controllers.issue(Role::Controller, seconds);
             let identity = tls::Identity::from_pem(&certificate, &key).expect("an identity");
             let clients = tls::certificate_from_pem(&self.operators.pem).expect("a certificate");
             let config = tls::server_config(identity, Some(&clients)).expect("a configuration");
@@ -266,6 +289,19 @@ mod tests {
         let server = fixture.serve(listener, &Ca::new());
         let text = complaint(&fixture.context).await;
         assert!(text.contains(&address) && text.contains("not a controller of this cluster"), "{text}");
+        server.await.expect("served");
+    }
+
+    #[tokio::test]
+    async fn the_controllers_certificate_has_expired() {
+        let (listener, address) = listener().await;
+        let fixture = Fixture::new(address.clone(), 3600);
+        let server = fixture.serve_for(-60, listener, &fixture.controllers);
+        let text = complaint(&fixture.context).await;
+        assert!(
+            text.contains(&address) && text.contains("expired") && text.contains("restart the controller"),
+            "{text}"
+        );
         server.await.expect("served");
     }
 

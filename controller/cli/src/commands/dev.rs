@@ -1,8 +1,9 @@
 //! `muster dev`: a controller and agents on this machine, real processes over real TLS, for as long as a command runs.
 //!
 //! Everything lives in one directory: `controller/` and `dev-N/` are the states, `config.toml` the configuration,
-//! `*.log` what they say. Whatever happens to us, nothing stays: the processes end when our end of their stdin closes,
-//! and in groups of their own they do not see a Ctrl-C that is meant for the command.
+//! `*.log` what they say. Whatever happens to us, the fleet ends: its processes do when our end of their stdin closes, and
+//! in groups of their own they do not see a Ctrl-C that is meant for the command. Jobs are cancelled first; only if we are
+//! killed outright, a task that is at work goes on until its own timeout, as it would on any host.
 
 mod fleet;
 
