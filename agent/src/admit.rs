@@ -26,12 +26,12 @@ pub struct Door {
 }
 
 /// Which users an agent can become.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Users {
     /// It runs as root.
     All,
-    /// It runs as an ordinary user.
-    Own,
+    /// It runs as this ordinary user.
+    Own(String),
 }
 
 /// What the journal knows of an offered task.
@@ -133,10 +133,13 @@ impl Door {
     }
 
     fn check_user(&self, spec: &JobSpec) -> Result<(), Refusal> {
-        match (&spec.command().run_as, self.users) {
-            (Some(user), Users::Own) => Err(Refusal {
+        match (&spec.command().run_as, &self.users) {
+            (Some(user), Users::Own(own)) if user != own => Err(Refusal {
                 kind: RejectKind::Refused,
-                reason: format!("cannot become {user:?}: this agent does not run as root"),
+                reason: format!(
+                    "cannot become {user:?}: this agent does not run as root but as {own:?}; leave out --run-as, or \
+                     run the agent as root"
+                ),
                 start_before: None,
             }),
             _ => Ok(()),
@@ -214,7 +217,7 @@ mod tests {
     fn door(operators: &Operators) -> Door {
         let Target { agent, name } = target(3);
         let trust = OperatorTrust::new(CLUSTER, operators.ca.der().clone()).expect("a CA");
-        Door { operators: trust, agent, name, born_at: NOW, users: Users::Own }
+        Door { operators: trust, agent, name, born_at: NOW, users: Users::Own("ann".to_owned()) }
     }
 
     fn refusal(door: &Door, offer: &Offer) -> Refusal {
@@ -325,7 +328,10 @@ mod tests {
         command.run_as = Some("bob".to_owned());
         let offer = offer(operators.signer.sign(&JobSpec { work: Work::Command(command), ..spec() }));
         let reason = refusal(&door(&operators), &offer).reason;
-        assert_eq!(reason, "cannot become \"bob\": this agent does not run as root");
+        assert!(reason.starts_with("cannot become \"bob\": this agent does not run as root"), "{reason}");
+        assert!(reason.contains("leave out --run-as"), "{reason}");
+        let bob = Door { users: Users::Own("bob".to_owned()), ..door(&operators) };
+        assert!(bob.admit(&offer, Memory::None, NOW).is_ok(), "it is what it is");
         let root = Door { users: Users::All, ..door(&operators) };
         assert!(root.admit(&offer, Memory::None, NOW).is_ok());
     }

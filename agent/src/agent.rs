@@ -2,16 +2,20 @@
 //!
 //! ```text
 //! session ──Event──▶ Agent ──FromAgent──▶ session         work.rs     tasks on this host, from offer to commit
-//!                    ▲   │                                recover.rs  what an earlier start left
-//!     doorbell ──────┘   └──▶ journal, spool,             ship.rs     one task's way to the controller
-//!                             supervisors                 blobs.rs    bytes that travel beside a job
+//!                    ▲   │                                refuse.rs   what never starts
+//!     doorbell ──────┘   └──▶ journal, spool,             bury.rs     what was lost
+//!                             supervisors                 recover.rs  what an earlier start left
+//!                                                         ship.rs     one task's way to the controller
+//!                                                         blobs.rs    bytes that travel beside a job
 //! ```
 //!
 //! Nothing here waits for the network: reports go into a bounded channel, and while that is full spools are not read.
 
 mod blobs;
+mod bury;
 mod clock;
 mod recover;
+mod refuse;
 mod ship;
 mod work;
 
@@ -24,6 +28,7 @@ use crate::session::{Event, Link};
 use crate::settings::Settings;
 use crate::spool::{Doorbell, Spool};
 use blobs::Blobs;
+use bury::Burials;
 use muster_proto::fleet::Facts;
 use muster_proto::id::{BootId, StartId, TaskId};
 use muster_proto::limits;
@@ -75,6 +80,9 @@ pub struct Agent {
     ready: VecDeque<TaskId>,
     /// Supervisors of this start, until they are reaped.
     children: Vec<(TaskId, Child)>,
+    burials: Burials,
+    /// It was logged once that cancels go unanswered.
+    warned_of_strangers: bool,
     /// There is a session.
     link: Option<mpsc::Sender<FromAgent>>,
     /// Goes out before anything in `ready`.
@@ -107,7 +115,7 @@ impl Agent {
             agent: identity.agent,
             name: identity.name.clone(),
             born_at: journal.born_at(),
-            users: if rustix::process::geteuid().is_root() { Users::All } else { Users::Own },
+            users: process::own_user().map_or(Users::All, Users::Own),
         };
         let mut start = [0; 16];
         getrandom::fill(&mut start).map_err(|error| AgentError::Kernel(io::Error::other(error)))?;
@@ -120,6 +128,8 @@ impl Agent {
             waiting: VecDeque::new(),
             ready: VecDeque::new(),
             children: Vec::new(),
+            burials: Burials::new(),
+            warned_of_strangers: false,
             link: None,
             outbox: VecDeque::new(),
             _lock: lock,
@@ -160,6 +170,7 @@ impl Agent {
                 // The receiver closing is no error here: Down follows.
                 _ = ship::reserve(room.as_ref()), if room.is_some() => {}
                 _ = deaths.recv() => self.reap(),
+                (id, result) = self.burials.next() => self.on_burial(id, result),
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => self.expire(),
             }
         }
@@ -252,24 +263,28 @@ impl Agent {
         }
     }
 
-    /// In order, with one sync for offers, and one for commits, that stand together.
+    /// In order, with one sync for offers or cancels that stand together, and one for all commits.
     fn on_messages(&mut self, messages: Vec<ToAgent>) {
-        let (mut offers, mut committed) = (Vec::new(), Vec::new());
+        let (mut offers, mut cancels, mut committed) = (Vec::new(), Vec::new(), Vec::new());
         for message in messages {
-            if !matches!(message, ToAgent::Offer(_)) && !offers.is_empty() {
+            if !matches!(message, ToAgent::Offer(_)) {
                 self.take_offers(std::mem::take(&mut offers));
+            }
+            if !matches!(message, ToAgent::Cancel(_)) {
+                self.cancel(&std::mem::take(&mut cancels));
             }
             match message {
                 ToAgent::Offer(offer) => offers.push(offer),
                 ToAgent::Committed(task) => committed.push(task),
                 ToAgent::Blob(chunk) => self.blobs.add(&chunk),
-                ToAgent::Cancel(task) => self.cancel(task),
+                ToAgent::Cancel(task) => cancels.push(task),
                 ToAgent::Ack { task, next_frame } => self.on_ack(task, next_frame),
                 // A second welcome means nothing; the session handles the other two.
                 ToAgent::Welcome(_) | ToAgent::Drain(_) | ToAgent::Revoked => {}
             }
         }
         self.take_offers(offers);
+        self.cancel(&cancels);
         self.commit(&committed);
     }
 }

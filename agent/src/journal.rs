@@ -163,6 +163,15 @@ impl Journal {
         self.known.iter().map(|(task, known)| (*task, known))
     }
 
+    /// How many tasks are remembered that never came and were cancelled.
+    pub fn strangers(&mut self, now: Timestamp) -> usize {
+        self.forget(now);
+        let is_stranger = |known: &&Known| {
+            known.payload.is_none() && matches!(known.state, State::Refused { kind: RejectKind::Cancelled, .. })
+        };
+        self.known.values().filter(is_stranger).count()
+    }
+
     /// Makes the records durable, all with one write and one fdatasync, then known. After an error nothing is appended
     /// ever again: what the disk holds is not known then, and asking again could get a false yes.
     pub fn append(&mut self, records: &[Record], now: Timestamp) -> Result<(), JournalError> {
@@ -187,10 +196,14 @@ impl Journal {
         })
     }
 
-    /// Forgets what is of no use any more, and writes the rest anew if that halves the file.
-    fn compact(&mut self, now: Timestamp) -> io::Result<()> {
+    fn forget(&mut self, now: Timestamp) {
         let held = |known: &Known| !known.committed && !matches!(known.state, State::Refused { .. });
         self.known.retain(|_, known| held(known) || known.start_before + RETENTION > now);
+    }
+
+    /// Forgets what is of no use any more, and writes the rest anew if that halves the file.
+    fn compact(&mut self, now: Timestamp) -> io::Result<()> {
+        self.forget(now);
         self.size_compacted = self.size;
         let remaining = stored::block(Some(self.born_at), &self.records()).len() as u64;
         if self.size > COMPACT_BYTES && remaining < self.size / 2 {

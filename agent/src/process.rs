@@ -6,6 +6,7 @@
 
 mod linux;
 
+pub use linux::own_user;
 pub(crate) use linux::{Identity, Launched, close_inherited, launch};
 use muster_proto::id::{BootId, TaskId};
 use nix::sys::signal::{Signal, kill};
@@ -16,7 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How the processes of a task are held together, so that a cancel reaches all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,10 @@ pub enum Containment {
 
 /// The cgroup of the supervisors, beside those of the tasks: outside the agent's unit, whose end kills what is in it.
 const SUPERVISORS: &str = "supervisors";
+/// How long a burial waits for what it killed.
+pub(crate) const BURIAL_PATIENCE: Duration = Duration::from_secs(5);
+/// From the making of a cgroup until its first process is surely in it.
+const NEW: Duration = Duration::from_mins(1);
 
 impl Containment {
     /// Makes `<mount>/muster` and tries out a child of it; [`Containment::ProcessGroup`] where that fails. Also removes
@@ -68,9 +73,13 @@ fn try_out(dir: &Path) -> io::Result<()> {
     able
 }
 
+/// Removes what supervisors that were killed have left. A cgroup that is new may be about to get its process, of this
+/// agent or of another one on this host.
 fn remove_empty(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_name() != SUPERVISORS && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+        let made = entry.metadata().ok().filter(fs::Metadata::is_dir).and_then(|cgroup| cgroup.modified().ok());
+        let is_old = made.and_then(|made| made.elapsed().ok()).is_some_and(|age| age > NEW);
+        if is_old && entry.file_name() != SUPERVISORS {
             // One with processes in it cannot be removed.
             let _ = fs::remove_dir(entry.path());
         }
@@ -155,15 +164,16 @@ impl Family {
         }
     }
 
-    /// Kills what a dead supervisor left, and waits for it at most two seconds. Without a cgroup its processes are
-    /// those that carry the task in their environment: parents and sessions no longer tell.
-    pub(crate) fn bury(containment: &Containment, task: TaskId) {
+    /// Kills what a dead supervisor left, and waits for it at most [`BURIAL_PATIENCE`]. Without a cgroup its processes
+    /// are those that carry the task in their environment: parents and sessions no longer tell.
+    pub(crate) fn bury(containment: &Containment, task: TaskId) -> Burial {
         let cgroup = match containment {
             Containment::Cgroup(root) => Some(root.join(task.to_string())),
             Containment::ProcessGroup => None,
         };
         let family = Self { task, cgroup };
-        for _ in 0..100 {
+        let (begun, mut pause) = (Instant::now(), Duration::from_millis(20));
+        loop {
             if let Some(dir) = &family.cgroup {
                 let _ = fs::write(dir.join("cgroup.kill"), "1");
             }
@@ -172,11 +182,15 @@ impl Family {
                 let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
             }
             if marked.is_empty() && !family.cgroup.as_deref().is_some_and(is_populated) {
-                break;
+                family.dissolve();
+                return Burial::Over;
             }
-            thread::sleep(Duration::from_millis(20));
+            if begun.elapsed() >= BURIAL_PATIENCE {
+                return Burial::Alive;
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(200));
         }
-        family.dissolve();
     }
 
     fn marked(&self) -> Vec<i32> {
@@ -187,6 +201,15 @@ impl Family {
         };
         processes().filter(carries).collect()
     }
+}
+
+/// What became of a family whose supervisor is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Burial {
+    /// Nobody is left.
+    Over,
+    /// KILL did not end all of it in time: it hangs in the kernel, say in a dead file system, or multiplies.
+    Alive,
 }
 
 /// What waiting for children told.

@@ -25,19 +25,17 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::io::AsyncBufReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 use tracing::{debug, info, warn};
 
 /// TCP, TLS and the first answer: each may take this long.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a server's first word is waited for.
-const FIRST_WORD: Duration = Duration::from_secs(2);
 /// Messages on their way out: with full frames 4 MiB. When it is full the agent stops reading spools.
 const OUTBOUND_MESSAGES: usize = 64;
 /// Bytes the controller may send ahead of the agent.
@@ -124,27 +122,19 @@ impl Link {
 
 /// Connects to a controller and makes sure that it is one of this cluster. Used for the link and for enrolment.
 pub async fn dial(address: &str, cluster: ClusterId, tls: Arc<ClientConfig>) -> Result<Channel, LinkError> {
-    let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
-    let unreachable = |source| LinkError::Unreachable { address: address.to_owned(), source };
-    let tcp = timeout(STEP_TIMEOUT, TcpStream::connect(address)).await.map_err(timed_out).and_then(|r| r);
-    let tcp = tcp.map_err(unreachable)?;
-    tcp.set_nodelay(true).map_err(unreachable)?;
-    let handshake = TlsConnector::from(tls).connect(tls::controller_server_name(cluster), tcp);
-    let stream = timeout(STEP_TIMEOUT, handshake).await.map_err(timed_out).and_then(|r| r);
-    let mut stream = stream.map_err(LinkError::of_handshake)?;
-    // In TLS 1.3 a server judges our certificate when we believe to be connected already. The first thing it says
-    // tells: a frame of HTTP/2, which stays in the buffer, or an alert. One that waits for us instead may do so.
-    match timeout(FIRST_WORD, stream.fill_buf()).await {
-        Ok(Ok([])) => return Err(LinkError::Lost("it closed the connection without a word".to_owned())),
-        Ok(Err(error)) => return Err(LinkError::of_handshake(error)),
-        Ok(Ok(_)) | Err(_) => {}
-    }
-    let mut once = Some(TokioIo::new(stream));
-    // The scheme is http because TLS is done here already. A connector that worked once is spent: a lost connection
-    // is dialed anew from the start.
+    let mut first = Some(connect(address, cluster, Arc::clone(&tls)).await?);
+    let address = address.to_owned();
+    // In TLS 1.3 a server judges our certificate when we believe to be connected already, and only a request is told
+    // what it thinks of it. So a connection that is gone before the request comes is made once more, with the request
+    // right behind it. The scheme is http because TLS is done here already.
     let connector = tower::service_fn(move |_| {
-        let stream = once.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
-        std::future::ready(stream)
+        let (first, address, tls) = (first.take(), address.clone(), Arc::clone(&tls));
+        async move {
+            match first {
+                Some(stream) => Ok(TokioIo::new(stream)),
+                None => connect(&address, cluster, tls).await.map(TokioIo::new).map_err(io::Error::other),
+            }
+        }
     });
     Endpoint::from_static("http://controller")
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -154,6 +144,17 @@ pub async fn dial(address: &str, cluster: ClusterId, tls: Arc<ClientConfig>) -> 
         .connect_with_connector(connector)
         .await
         .map_err(|error| LinkError::Lost(chain(&error)))
+}
+
+async fn connect(address: &str, cluster: ClusterId, tls: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, LinkError> {
+    let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
+    let unreachable = |source| LinkError::Unreachable { address: address.to_owned(), source };
+    let tcp = timeout(STEP_TIMEOUT, TcpStream::connect(address)).await.map_err(timed_out).and_then(|r| r);
+    let tcp = tcp.map_err(unreachable)?;
+    tcp.set_nodelay(true).map_err(unreachable)?;
+    let handshake = TlsConnector::from(tls).connect(tls::controller_server_name(cluster), tcp);
+    let stream = timeout(STEP_TIMEOUT, handshake).await.map_err(timed_out).and_then(|r| r);
+    stream.map_err(LinkError::of_handshake)
 }
 
 /// A connection on which nothing was said yet.
@@ -375,7 +376,8 @@ impl LinkError {
         }
     }
 
-    /// A refusal that comes late shows as a request cancelled, or as an alert somewhere down the chain.
+    /// In TLS 1.3 a server judges our certificate when we believe to be connected already: that shows as a request
+    /// cancelled, or as an alert somewhere down the chain.
     fn of_status(status: &Status) -> Self {
         let mut text = status.message().to_owned();
         let mut source = status.source();

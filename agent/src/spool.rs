@@ -11,6 +11,8 @@
 //!              exit     supervisor  the end; the task is over. Written by the agent if the supervisor is gone
 //! ```
 //!
+//! A directory that cannot be used becomes `<task>.damaged` until its task is committed.
+//!
 //! One writer a file. The supervisor inherits `out` open and locked (flock), and holds it for as long as it works: so
 //! the agent can tell at any time, after a restart too, whether it is alive, and a task is never buried and run at
 //! once. Either side may die at any time: files appear whole, by rename, and readers wait for the rest of a torn
@@ -18,19 +20,23 @@
 
 mod doorbell;
 mod out;
+mod room;
 mod stored;
 
-use crate::process::{self, Containment};
+use crate::process::{self, Burial, Containment};
 use bytes::Bytes;
 pub use doorbell::{Doorbell, News};
 use muster_proto::command::{BlobRef, Program};
 use muster_proto::id::{BootId, TaskId};
 use muster_proto::job::JobSpec;
+use muster_proto::limits;
 use muster_proto::name::HostName;
 use muster_proto::outcome::{End, EndKind};
 pub use out::OutReader;
 pub(crate) use out::{HEADER_BYTES as RECORD_HEADER_BYTES, Record, RecordBody};
+pub use room::RoomError;
 use rustix::fs::FlockOperation;
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -39,6 +45,8 @@ use std::time::Duration;
 
 /// Enough for the records of a truncation and for `exit`.
 const RESERVE_BYTES: usize = 16 << 10;
+/// Extension of a directory that was set aside.
+const SET_ASIDE: &str = "damaged";
 
 /// All tasks of an agent that are not committed yet.
 #[derive(Debug, Clone)]
@@ -84,13 +92,14 @@ pub struct Exit {
 }
 
 impl Spool {
-    /// Opens the spool or makes it, for this user alone. Removes what a crash left half made.
+    /// Opens the spool or makes it, for this user alone. Removes what a crash left half made; what cannot be removed now
+    /// is tried again at the next start.
     pub fn open(root: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(root)?;
         for entry in fs::read_dir(root)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "new" || extension == "old") {
-                fs::remove_dir_all(&path)?;
+                let _ = fs::remove_dir_all(&path);
             }
         }
         // Supervisors start in `/`.
@@ -127,13 +136,22 @@ impl Spool {
         TaskDir { path: self.root.join(task.to_string()) }
     }
 
-    /// The tasks that have a directory, in no order.
-    pub fn tasks(&self) -> io::Result<Vec<TaskId>> {
-        let mut tasks = Vec::new();
+    /// The tasks that have a directory, also one that was [set aside](TaskDir::set_aside).
+    pub fn tasks(&self) -> io::Result<BTreeSet<TaskId>> {
+        let mut tasks = BTreeSet::new();
         for entry in fs::read_dir(&self.root)? {
-            tasks.extend(entry?.file_name().to_str().and_then(|name| name.parse::<TaskId>().ok()));
+            let path = entry?.path();
+            let aside = path.extension().is_some_and(|extension| extension == SET_ASIDE);
+            let name = if aside { path.file_stem() } else { path.file_name() };
+            tasks.extend(name.and_then(|name| name.to_str()?.parse::<TaskId>().ok()));
         }
         Ok(tasks)
+    }
+
+    /// Makes sure that there is room for more tasks; the error is for people. Looks at every file: once for offers that
+    /// came together.
+    pub fn check_room(&self) -> Result<(), RoomError> {
+        room::check(&self.root, limits::SPOOL_BYTES_MAX, limits::DISK_FREE_BYTES_MIN)
     }
 }
 
@@ -162,9 +180,14 @@ impl TaskDir {
         stored::decode_spec(&fs::read(self.path.join("spec"))?)
     }
 
-    /// `None` as long as the program has not been executed.
-    pub fn started(&self) -> io::Result<Option<Started>> {
-        read_if_there(&self.path.join("started"))?.map(|bytes| stored::decode_started(&bytes)).transpose()
+    /// The program was executed. What `started` holds does not count: it is not synced, and a power cut may empty it.
+    pub fn started(&self) -> io::Result<bool> {
+        fs::exists(self.path.join("started"))
+    }
+
+    /// There is output: whatever else is missing, the program was executed.
+    pub(crate) fn has_output(&self) -> bool {
+        fs::metadata(self.path.join("out")).is_ok_and(|out| out.len() > 0)
     }
 
     /// `None` as long as the task is not over.
@@ -208,7 +231,7 @@ impl TaskDir {
         if !lock(&out)? {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
-        if self.started()?.is_some() || self.exit()?.is_some() {
+        if self.started()? || self.exit()?.is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         Ok(out)
@@ -225,8 +248,7 @@ impl TaskDir {
         File::open(self.path.join("out"))
     }
 
-    /// Ends a task whose supervisor is gone: kills what is left of it (waits for that, at most two seconds) and writes
-    /// `exit` with [`EndKind::Lost`], or returns the `exit` that is there.
+    /// Ends a task whose supervisor is gone: kills what is left of it, which may take seconds, and writes `exit` with [`EndKind::Lost`], or returns the `exit` that is there. Output that can be read is kept.
     /// Fails with [`io::ErrorKind::ResourceBusy`] if the supervisor is alive.
     pub fn bury(&self) -> io::Result<Exit> {
         let out = self.out()?;
@@ -237,29 +259,57 @@ impl TaskDir {
             return Ok(exit);
         }
         let (spec, boot) = self.spec()?;
-        let reason = if boot == process::boot_id()? {
-            process::Family::bury(&spec.containment, spec.task);
-            "its supervisor ended before it: what was left of it was killed"
-        } else {
+        let reason = if boot != process::boot_id()? {
             "the host was restarted while it ran"
+        } else {
+            match process::Family::bury(&spec.containment, spec.task) {
+                Burial::Over => "its supervisor ended before it: what was left of it was killed",
+                Burial::Alive => "its supervisor ended before it, and what was left of it could not be ended",
+            }
         };
         let mut reader = OutReader::open(self)?;
-        while reader.next()?.is_some() {}
-        let end = End { kind: EndKind::Lost(reason.to_owned()), duration: Duration::ZERO };
+        let reason = match reader.exhaust() {
+            Ok(()) => reason.to_owned(),
+            Err(damage) => format!("{reason}; {damage}"),
+        };
+        let end = End { kind: EndKind::Lost(reason), duration: Duration::ZERO };
         let exit = Exit { frames: reader.next_frame(), end, left_behind: false };
         self.write_exit(&exit)?;
         Ok(exit)
     }
 
-    /// Removes the directory with all that is in it. It does nothing if there is none.
+    /// Puts a directory that cannot be used where nothing but people looks at it, until [`TaskDir::remove`].
+    pub fn set_aside(&self) -> io::Result<()> {
+        if self.is_set_aside() {
+            return Ok(());
+        }
+        let aside = self.aside();
+        // If an older one stays, the renaming tells.
+        let _ = fs::remove_dir_all(&aside);
+        fs::rename(&self.path, aside)
+    }
+
+    /// It was set aside, now or at an earlier start.
+    pub fn is_set_aside(&self) -> bool {
+        self.aside().exists() && !self.path.exists()
+    }
+
+    fn aside(&self) -> PathBuf {
+        self.path.with_added_extension(SET_ASIDE)
+    }
+
+    /// Removes the directory with all that is in it, wherever it is. It does nothing if there is none.
     pub fn remove(&self) -> io::Result<()> {
         // The name goes first, so that a crash leaves no half directory that looks like a task.
         let old = self.path.with_added_extension("old");
-        match fs::rename(&self.path, &old) {
-            Ok(()) => fs::remove_dir_all(old),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+        for path in [self.aside(), self.path.clone()] {
+            match fs::rename(path, &old) {
+                Ok(()) => fs::remove_dir_all(&old)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
+        Ok(())
     }
 }
 

@@ -10,10 +10,11 @@
 //!
 //! It has one thread and no runtime: one poll(2) loop over the program's pipes, its children, a doorbell for `cancel`
 //! and a clock that counts suspend. What it does is in `supervisor/run.rs`, what it waits for in `supervisor/wake.rs`,
-//! what it keeps of the output in `supervisor/output.rs`. If it dies without an `exit`, the agent buries the task.
+//! what it keeps of the output in `supervisor/output.rs` and `supervisor/tail.rs`. If it dies without an `exit`, the agent buries the task.
 
 mod output;
 mod run;
+mod tail;
 mod wake;
 
 use crate::process::{self, Family, Identity};

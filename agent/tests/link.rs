@@ -1,6 +1,8 @@
 //! The whole agent in this process, with real supervisors, against a controller that is moved by hand.
 
 mod fixture;
+#[path = "link/harm.rs"]
+mod harm;
 
 use fixture::{CLUSTER, Ca, Controller, PATIENCE, Running, World, chunks, eventually, welcome};
 use muster_agent::enrol::enrol;
@@ -242,7 +244,10 @@ async fn tasks_beyond_the_limit_wait_and_expire() {
                 assert!(task != short && task != last);
                 started += 1;
             }
-            (task, TaskReport::Rejected { kind: RejectKind::Expired, .. }) => break task,
+            (task, TaskReport::Rejected { kind: RejectKind::Expired, reason }) => {
+                assert!(reason.contains("its window closed while it waited on the host: raise -t"), "{reason}");
+                break task;
+            }
             other => panic!("{other:?}"),
         }
     };

@@ -105,7 +105,9 @@ fn root_becomes_the_user_with_his_groups_and_no_more() {
         let mut command = shell("id");
         command.run_as = Some("root".into());
         let ended = host.run(command);
-        assert!(matches!(ended.exit.end.kind, EndKind::StartFailed(said) if said.contains("does not run as root")));
+        assert!(
+            matches!(ended.exit.end.kind, EndKind::StartFailed(said) if said.starts_with("cannot become \"root\": "))
+        );
         return;
     }
     let mut command = shell("id -u; id -G; echo $USER; echo again >/dev/stderr; cat /dev/stdin");
@@ -252,6 +254,28 @@ fn a_lost_supervisor_is_noticed_and_its_task_buried() {
 }
 
 #[test]
+fn what_cannot_be_ended_is_not_called_killed() {
+    let host = Host::new();
+    // What looks like a cgroup that never empties.
+    let root = host.path("cgroups");
+    let task = host.prepare(shell("true"), &Containment::Cgroup(root.clone()));
+    let cgroup = root.join(task.id.to_string());
+    fs::create_dir_all(&cgroup).expect("a directory");
+    fs::write(cgroup.join("cgroup.events"), "populated 1\nfrozen 0\n").expect("written");
+    let EndKind::Lost(reason) = host.dir(task).bury().expect("it can be buried").end.kind else { panic!("its end") };
+    assert_eq!(reason, "its supervisor ended before it, and what was left of it could not be ended");
+}
+
+#[test]
+fn a_program_that_writes_in_small_pieces_makes_few_frames() {
+    let host = Host::new();
+    let ended = host.run(shell("i=0; while [ $i -lt 3000 ]; do printf ab; i=$((i+1)); done"));
+    assert_eq!(ended.stdout.len(), 6000);
+    let most = 3 + ended.exit.end.duration.as_millis() / 5;
+    assert!(u128::from(ended.exit.frames) <= most, "{} frames, at most {most}", ended.exit.frames);
+}
+
+#[test]
 fn output_is_there_while_the_program_runs_and_can_be_read_from_anywhere() {
     let host = Host::new();
     let gate = host.path("gate");
@@ -259,7 +283,7 @@ fn output_is_there_while_the_program_runs_and_can_be_read_from_anywhere() {
     let task = host.prepare(shell(&line), &Containment::ProcessGroup);
     let mut running = host.spawn(task);
     host.wait("the first line", || host.output(task).filter(|text| text == "1\n"));
-    assert!(host.dir(task).started().expect("it can be read").is_some());
+    assert!(host.dir(task).started().expect("it can be read"));
     assert_eq!(host.dir(task).exit().expect("it can be read"), None);
     fs::write(gate, b"").expect("it can be opened");
     let ended = host.end(task, &mut running);

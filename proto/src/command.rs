@@ -1,6 +1,7 @@
 //! A program to run on a host, exactly as the operator meant it.
 
 use crate::limits;
+use bytes::Bytes;
 use std::fmt;
 use std::time::Duration;
 
@@ -40,6 +41,45 @@ pub enum Program {
         /// Its arguments.
         args: Vec<Vec<u8>>,
     },
+}
+
+impl Program {
+    /// What is executed as one line for people: at most [`limits::TITLE_CHARS_MAX`] characters, then "…".
+    pub fn title(&self) -> String {
+        let line = self.to_string();
+        match line.char_indices().nth(limits::TITLE_CHARS_MAX) {
+            Some((end, _)) => format!("{}…", &line[..end]),
+            None => line,
+        }
+    }
+
+    /// What is executed, as words for programs: a shell line with its shell, a script by its digest. The first
+    /// `max_bytes` of them, each word counted with its end; where more were cut off, the last word ends in "…".
+    pub fn words(&self, max_bytes: usize) -> Vec<Bytes> {
+        let own = |words: &[Vec<u8>]| words.iter().map(|word| Bytes::copy_from_slice(word)).collect::<Vec<_>>();
+        let words = match self {
+            Self::Argv(words) => own(words),
+            Self::Shell(line) => own(&[b"/bin/sh".to_vec(), b"-c".to_vec(), line.clone()]),
+            Self::Script { content, args } => {
+                let digest = content.digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+                let mut words = vec![format!("script:{digest}").into()];
+                words.extend(own(args));
+                words
+            }
+        };
+        let (mut kept, mut room) = (Vec::new(), max_bytes);
+        for word in words {
+            let Some(rest) = room.checked_sub(word.len() + 1) else {
+                // Not within a character: text stays text.
+                let end = (0..room).rev().find(|&end| word[end] & 0xc0 != 0x80).unwrap_or(0);
+                kept.push([&word[..end], "…".as_bytes()].concat().into());
+                break;
+            };
+            room = rest;
+            kept.push(word);
+        }
+        kept
+    }
 }
 
 /// A variable in the environment of the program.
@@ -306,5 +346,18 @@ mod tests {
     #[test]
     fn programs_are_shown_as_typed() {
         assert_eq!(argv(&[b"echo", b"a b", b"it's", b""]).program.to_string(), r"echo 'a b' 'it'\''s' ''");
+    }
+
+    #[test]
+    fn in_lists_programs_are_cut_and_say_so() {
+        let short = argv(&[b"echo", b"\xff", b""]).program;
+        assert_eq!(short.title(), short.to_string());
+        assert_eq!(short.words(8), [&b"echo"[..], b"\xff", b""]);
+        assert_eq!(short.words(7), [&b"echo"[..], b"\xff", "…".as_bytes()]);
+        let euros = Program::Shell("€".repeat(10_000).into_bytes());
+        assert_eq!(euros.title(), format!("{}…", "€".repeat(200)));
+        assert_eq!(euros.words(21), ["/bin/sh", "-c", "€€€…"]);
+        let many = Program::Argv(vec![Vec::new(); 100_000]);
+        assert_eq!(many.words(limits::ARGV_LISTED_BYTES_MAX).len(), limits::ARGV_LISTED_BYTES_MAX + 1);
     }
 }

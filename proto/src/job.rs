@@ -150,17 +150,30 @@ impl JobState {
     }
 }
 
-/// A job in a list.
+/// Which jobs a list has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobList {
+    /// All that are known.
+    All,
+    /// Those that are not done.
+    Unfinished,
+}
+
+/// A job in a list: small, however much was signed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobSummary {
     /// Its id.
     pub job: JobId,
     /// Where it stands.
     pub state: JobState,
-    /// What was signed; readers decode it to show the command.
-    pub signed: SignedJob,
-    /// Length of the frozen list.
-    pub targets: u32,
+    /// Who signed it.
+    pub operator: OperatorName,
+    /// [`Program::title`](crate::command::Program::title) of what it runs.
+    pub title: String,
+    /// [`Program::words`](crate::command::Program::words) of what it runs, up to [`limits::ARGV_LISTED_BYTES_MAX`].
+    pub argv: Vec<Bytes>,
+    /// The frozen list.
+    pub targets: TargetsDigest,
     /// Terminal targets by state.
     pub counts: Counts,
     /// When it was signed.
@@ -180,6 +193,8 @@ pub struct JobHost {
     pub outcome: Option<Outcome>,
     /// The agent is connected now.
     pub connected: bool,
+    /// What the agent reported after the state was final, which it could not change: one line.
+    pub late: Option<String>,
 }
 
 /// How far a task has come before its end.

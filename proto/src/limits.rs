@@ -55,6 +55,14 @@ pub const UNFINISHED_MAX: usize = 4_096;
 pub const RUNNING_TASKS_MAX: usize = 64;
 /// Tasks that wait on a host.
 pub const WAITING_TASKS_MAX: usize = 1_024;
+/// Output of one task in a host's spool, head and tail together. The tail is in the supervisor's memory until the end.
+pub const SPOOL_TASK_BYTES_MAX: u64 = 64 << 20;
+/// What the spool of a host may hold before new tasks are refused: some fifty tasks with full output whose results the
+/// controller lacks. Tasks that work by then may still fill what each was signed for.
+pub const SPOOL_BYTES_MAX: u64 = 1 << 30;
+/// Free space below which a host takes no new tasks: enough to end those that work, and not to be the one who fills the
+/// disk.
+pub const DISK_FREE_BYTES_MIN: u64 = 64 << 20;
 
 /// Time from signature to deadline.
 pub const START_BEFORE_MAX: Duration = Duration::from_hours(24);
@@ -79,6 +87,13 @@ pub const LINGER: Duration = Duration::from_secs(2);
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// A peer that does not answer a keepalive for this long is gone.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Jobs in one list.
+pub const JOBS_LISTED_MAX: u32 = 1_000;
+/// A command as one line in a list of jobs: characters.
+pub const TITLE_CHARS_MAX: usize = 200;
+/// A command as words in a list of jobs: a thousand of them fit into [`REPLY_MESSAGE_BYTES_MAX`] five times.
+pub const ARGV_LISTED_BYTES_MAX: usize = 4 << 10;
 
 /// Labels of an agent.
 pub const LABELS_MAX: usize = 64;

@@ -124,7 +124,7 @@ fn operator_of(certificate: &EndEntityCert<'_>, cluster: ClusterId) -> Result<Op
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
     /// Not PKCS#8, or not Ed25519.
-    #[error("the signing key cannot be read: log in again with `muster login`")]
+    #[error("the signing key cannot be read: restore your configuration, or log in again with a new code")]
     Key,
     /// Not a certificate of ours.
     #[error("the certificate beside the job is not that of an operator")]
@@ -136,7 +136,9 @@ pub enum SealError {
     #[error("the signature does not match the job")]
     Signature,
     /// Not issued by the operator CA, or not valid when it signed.
-    #[error("the operator's certificate was not valid when the job was signed ({0}): log in again with `muster login`")]
+    #[error(
+        "the operator's certificate was not valid when the job was signed ({0}): set the clock, or log in again with a code from `muster operator add`"
+    )]
     Untrusted(String),
     /// Meant for other hosts.
     #[error("the job is for another cluster")]

@@ -1,35 +1,52 @@
-//! What an earlier start of the agent left: its tasks are taken up where spool and journal say they are.
+//! What an earlier start of the agent left: its tasks are taken up where spool and journal say they are. A directory that
+//! cannot be used costs its own task and no other.
 
+use super::bury::lost;
 use super::clock::Window;
 use super::work::{Fate, Leave, Stage, Task};
 use super::{Agent, clock};
 use crate::journal::{Known, State};
-use crate::spool::{Exit, OutReader, TaskDir};
+use crate::spool::{OutReader, TaskDir};
 use muster_proto::id::TaskId;
 use muster_proto::job::JobSpec;
 use muster_proto::link::RejectKind;
-use muster_proto::outcome::{End, EndKind};
 use muster_proto::time::Timestamp;
 use std::io;
-use std::time::Duration;
+use tracing::{error, warn};
+
+/// What a directory in the spool is.
+enum Found {
+    /// Nobody waits for it.
+    Remains,
+    /// It waited for its turn.
+    Waiting(Window),
+    /// It was started, or may have been.
+    Began(Fate),
+}
 
 impl Agent {
     /// Takes up what an earlier start left in the spool.
     pub(super) fn recover(&mut self) -> io::Result<()> {
         for id in self.spool.tasks()? {
             let dir = self.spool.dir(id);
-            let known = self.journal.get(id).map(|known| (&known.state, known.committed, known.start_before));
-            match known {
-                Some((State::Intent, false, _)) => self.adopt(id, dir, Fate::Reported)?,
-                Some((State::Intent, true, _)) if dir.exit()?.is_none() && dir.supervisor_alive()? => {
-                    self.adopt(id, dir, Fate::Forgotten)?;
+            let taken = match self.find(id, &dir) {
+                Ok(Found::Remains) => dir.remove().or_else(|error| {
+                    error!(%error, dir = %dir.path().display(), "cannot remove a task's directory: remove it by hand");
+                    Ok(())
+                }),
+                Ok(Found::Waiting(window)) => {
+                    self.tasks.insert(id, Task::new(dir.clone(), Stage::Waiting(window, Leave::AfterWelcome)));
+                    self.waiting.push_back(id);
+                    Ok(())
                 }
-                Some((State::Received, false, start_before)) => self.wait_again(id, dir, start_before)?,
-                // A journal that was replaced: what ran is still worth reporting.
-                None if dir.started()?.is_some() || dir.exit()?.is_some() || dir.supervisor_alive()? => {
-                    self.adopt(id, dir, Fate::Reported)?;
+                Ok(Found::Began(fate)) => {
+                    self.doorbell.watch(id, &dir)?;
+                    self.adopt(id, dir.clone(), fate)
                 }
-                _ => dir.remove()?,
+                Err(damage) => Err(damage),
+            };
+            if let Err(damage) = taken {
+                self.set_aside(id, dir, &damage);
             }
         }
         let missing = |(id, known): (TaskId, &Known)| {
@@ -43,17 +60,42 @@ impl Agent {
         Ok(())
     }
 
+    fn find(&self, id: TaskId, dir: &TaskDir) -> io::Result<Found> {
+        let known = self.journal.get(id).map(|known| (&known.state, known.committed, known.start_before));
+        let aside = dir.is_set_aside();
+        Ok(match known {
+            Some((State::Intent | State::Received, false, _)) if aside => {
+                return Err(io::Error::other("it was set aside at an earlier start"));
+            }
+            Some((State::Intent, false, _)) => Found::Began(Fate::Reported),
+            // Of what is committed nobody hears, so its damage is nobody's concern.
+            Some((State::Intent, true, _)) if matches!((dir.exit(), dir.supervisor_alive()), (Ok(None), Ok(true))) => {
+                Found::Began(Fate::Forgotten)
+            }
+            Some((State::Received, false, start_before)) => Found::Waiting(window(dir, start_before)?),
+            // A journal that was replaced: what ran is still worth reporting.
+            None if !aside && (dir.started()? || dir.exit()?.is_some() || dir.supervisor_alive()?) => {
+                Found::Began(Fate::Reported)
+            }
+            _ => Found::Remains,
+        })
+    }
+
     fn adopt(&mut self, id: TaskId, dir: TaskDir, fate: Fate) -> io::Result<()> {
-        self.doorbell.watch(id, &dir)?;
-        let mut task = Task::new(dir, Stage::Working { started: false, produced: 0, fate });
+        let mut task = Task::new(dir, Stage::Working { started: false, produced: 0, fate, burial: false });
         task.look()?;
-        if let Stage::Working { produced, .. } = &mut task.stage {
-            let mut reader = OutReader::open(&task.dir)?;
-            while reader.next()?.is_some() {}
-            *produced = reader.next_frame();
-        }
-        // Asked after the bell watches: a death from here on rings.
-        let alive = task.dir.supervisor_alive()?;
+        let alive = match &mut task.stage {
+            Stage::Working { produced, .. } => {
+                let mut reader = OutReader::open(&task.dir)?;
+                if let Err(error) = reader.exhaust() {
+                    warn!(task = %id, %error, "what comes behind is lost");
+                }
+                *produced = reader.next_frame();
+                // Asked after the bell watches: a death from here on rings.
+                task.dir.supervisor_alive()?
+            }
+            Stage::Waiting(..) | Stage::Over { .. } => false,
+        };
         self.tasks.insert(id, task);
         if !alive {
             self.bury(id);
@@ -61,25 +103,22 @@ impl Agent {
         Ok(())
     }
 
-    /// A task that waited when the agent ended. How much of its window is left is reckoned from the time of its directory.
-    fn wait_again(&mut self, id: TaskId, dir: TaskDir, start_before: Timestamp) -> io::Result<()> {
-        let spec = dir.spec().and_then(|(spec, _)| JobSpec::decode(&spec.payload).map_err(io::Error::other))?;
-        let came: Timestamp = dir.path().metadata()?.modified()?.into();
-        let window = Window::open(clock::now().until(came + spec.deliver), start_before);
-        self.tasks.insert(id, Task::new(dir, Stage::Waiting(window, Leave::AfterWelcome)));
-        self.waiting.push_back(id);
-        Ok(())
-    }
-
     /// The journal knows a task whose spool is gone.
     fn account_for(&mut self, id: TaskId, known: &Known) {
-        let reason = "the agent's spool was removed".to_owned();
+        let reason = "the agent's spool was removed";
         if known.state == State::Received {
-            self.refuse_for_good(&[(id, known.start_before)], RejectKind::Refused, &reason);
+            self.refuse_for_good(&[(id, known.start_before)], RejectKind::Refused, reason);
         } else {
-            let end = End { kind: EndKind::Lost(reason), duration: Duration::ZERO };
-            let exit = Exit { frames: 0, end, left_behind: false };
+            let exit = lost(reason.to_owned(), 0);
             self.tasks.insert(id, Task::new(self.spool.dir(id), Stage::Over { started: true, exit }));
         }
     }
+}
+
+/// Of a task that waited when the agent ended. How much of it is left is reckoned from the time of its directory.
+fn window(dir: &TaskDir, start_before: Timestamp) -> io::Result<Window> {
+    let (spec, _) = dir.spec()?;
+    let spec = JobSpec::decode(&spec.payload).map_err(io::Error::other)?;
+    let came: Timestamp = dir.path().metadata()?.modified()?.into();
+    Ok(Window::open(clock::now().until(came + spec.deliver), start_before))
 }

@@ -53,11 +53,12 @@ impl Shipment {
         }
     }
 
-    /// What is to be told next; `None` until there is news or an acknowledgement.
+    /// What is to be told next; `None` until there is news or an acknowledgement. `started` is what the spool says; on a
+    /// full disk it may not say so of a program that ran: its output and its end do.
     pub(super) fn next(&mut self, dir: &TaskDir, started: bool, exit: Option<&Exit>) -> Option<TaskReport> {
         match self.told {
             Told::End => return None,
-            Told::Nothing if started => {
+            Told::Nothing if started || exit.is_some_and(ran) || dir.has_output() => {
                 self.told = Told::Started;
                 return Some(TaskReport::Started);
             }
@@ -73,17 +74,11 @@ impl Shipment {
             (Ok(None), Some(exit)) if self.next == exit.frames => Some(self.end(exit.end.clone())),
             (Ok(None), Some(exit)) => {
                 let reason = format!("output was lost on the host after frame {} of {}", self.next, exit.frames);
-                Some(self.end(End { kind: EndKind::Lost(reason), duration: exit.end.duration }))
+                Some(self.lost(exit, reason))
             }
             (Err(error), exit) => {
                 error!(%error, dir = %dir.path().display(), "cannot read output");
-                let duration = exit?.end.duration;
-                Some(
-                    self.end(End {
-                        kind: EndKind::Lost(format!("output cannot be read on the host: {error}")),
-                        duration,
-                    }),
-                )
+                Some(self.lost(exit?, format!("output cannot be read on the host: {error}")))
             }
         }
     }
@@ -113,10 +108,27 @@ impl Shipment {
         Ok(frame)
     }
 
+    /// Tells an end whose output is not whole. What is lost for another reason stays so.
+    fn lost(&mut self, exit: &Exit, reason: String) -> TaskReport {
+        let kind = match &exit.end.kind {
+            lost @ EndKind::Lost(_) => lost.clone(),
+            _ => EndKind::Lost(reason),
+        };
+        self.end(End { kind, duration: exit.end.duration })
+    }
+
     fn end(&mut self, end: End) -> TaskReport {
         self.told = Told::End;
         self.reader = None;
         TaskReport::Exited { frames: self.next, end }
+    }
+}
+
+/// The program was executed, whatever came of it.
+const fn ran(exit: &Exit) -> bool {
+    match exit.end.kind {
+        EndKind::Exit(_) | EndKind::Signal(_) | EndKind::TimedOut | EndKind::Cancelled => true,
+        EndKind::StartFailed(_) | EndKind::Lost(_) => exit.frames > 0,
     }
 }
 
@@ -177,5 +189,59 @@ pub(super) async fn reserve(link: Option<&mpsc::Sender<FromAgent>>) {
     if let Some(link) = link {
         // Both ways there is something to look at.
         let _ = link.reserve().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::time::Duration;
+
+    /// A task's directory with this `out` and nothing else.
+    fn task(out: &[u8]) -> (tempfile::TempDir, TaskDir) {
+        let temp = tempfile::tempdir().expect("a directory");
+        fs::write(temp.path().join("out"), out).expect("written");
+        let dir = TaskDir::at(temp.path());
+        (temp, dir)
+    }
+
+    fn exit(frames: u64, kind: EndKind) -> Exit {
+        Exit { frames, end: End { kind, duration: Duration::ZERO }, left_behind: false }
+    }
+
+    fn tell(dir: &TaskDir, exit: Option<&Exit>) -> Vec<TaskReport> {
+        let mut shipment = Shipment::resume(0);
+        std::iter::from_fn(|| shipment.next(dir, false, exit)).collect()
+    }
+
+    #[test]
+    fn what_ran_started_whatever_the_full_disk_says() {
+        let (_temp, dir) = task(b"\x01\x01\0\0\0x");
+        let reports = tell(&dir, None);
+        assert!(matches!(reports[..], [TaskReport::Started, TaskReport::Frame(_)]), "{reports:?}");
+        let (_temp, dir) = task(b"");
+        assert_eq!(tell(&dir, None), []);
+        for kind in [EndKind::Exit(0), EndKind::Signal(9), EndKind::TimedOut, EndKind::Cancelled] {
+            let reports = tell(&dir, Some(&exit(0, kind)));
+            assert!(matches!(reports[..], [TaskReport::Started, TaskReport::Exited { .. }]), "{reports:?}");
+        }
+        let reports = tell(&dir, Some(&exit(0, EndKind::StartFailed("no such user".to_owned()))));
+        assert!(matches!(reports[..], [TaskReport::Exited { .. }]), "{reports:?}");
+    }
+
+    #[test]
+    fn what_was_lost_says_why_first_of_all() {
+        let (_temp, dir) = task(b"");
+        let mut shipment = Shipment::resume(7);
+        let damaged = EndKind::Lost("its spool is damaged".to_owned());
+        let report = shipment.next(&dir, false, Some(&exit(0, damaged.clone())));
+        assert!(matches!(report, Some(TaskReport::Exited { frames: 7, end }) if end.kind == damaged));
+        let reports = tell(&dir, Some(&exit(3, EndKind::Exit(0))));
+        let Some(TaskReport::Exited { frames: 0, end: End { kind: EndKind::Lost(reason), .. } }) = reports.last()
+        else {
+            panic!("{reports:?}");
+        };
+        assert_eq!(reason, "output was lost on the host after frame 0 of 3");
     }
 }

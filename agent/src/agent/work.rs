@@ -9,6 +9,7 @@
 //!
 //! The words below the arrows are on disk before the step is taken.
 
+use super::refuse::refusal;
 use super::ship::Shipment;
 use super::{Agent, clock};
 use crate::admit::{Admission, Memory, Refusal};
@@ -23,8 +24,7 @@ use muster_proto::outcome::{End, EndKind};
 use muster_proto::time::Timestamp;
 use std::io;
 use std::time::Duration;
-use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 /// A task whose end is not committed.
 pub(super) struct Task {
@@ -39,8 +39,8 @@ pub(super) struct Task {
 pub(super) enum Stage {
     /// Accepted, not started.
     Waiting(Window, Leave),
-    /// It has a supervisor.
-    Working { started: bool, produced: u64, fate: Fate },
+    /// It has a supervisor, or its burial is under way.
+    Working { started: bool, produced: u64, fate: Fate, burial: bool },
     /// It has an end.
     Over { started: bool, exit: Exit },
 }
@@ -59,6 +59,13 @@ pub(super) enum Fate {
     Reported,
     /// The controller has ended the task already.
     Forgotten,
+}
+
+/// A task that passed the door and is not in the journal yet.
+struct Fresh {
+    id: TaskId,
+    dir: TaskDir,
+    window: Window,
 }
 
 impl Task {
@@ -128,7 +135,7 @@ impl Task {
         let Stage::Working { started, .. } = &mut self.stage else { return Ok(()) };
         // In this order: a task that has an end has everything else.
         let exit = self.dir.exit()?;
-        *started |= self.dir.started()?.is_some();
+        *started |= self.dir.started()?;
         if let Some(exit) = exit {
             self.stage = Stage::Over { started: *started, exit };
         }
@@ -137,60 +144,77 @@ impl Task {
 }
 
 impl Agent {
-    /// Offers that came together: what passes the door is on disk, with one sync of the journal for all, before it is
-    /// accepted.
+    /// Offers that came together: what passes the door, and what is refused for good, is on disk with one sync of the
+    /// journal for all before it is answered.
     pub(super) fn take_offers(&mut self, offers: Vec<Offer>) {
+        if offers.is_empty() {
+            return;
+        }
         let now = clock::now();
+        let room = self.spool.check_room().map_err(|error| error.to_string());
         let mut records = Vec::new();
-        let mut fresh: Vec<(TaskId, TaskDir, Window)> = Vec::new();
+        let mut fresh: Vec<Fresh> = Vec::new();
         let mut refused = Vec::new();
         for offer in offers {
-            if fresh.iter().any(|(id, ..)| *id == offer.task) {
+            if fresh.iter().any(|fresh| fresh.id == offer.task) {
                 continue;
             }
-            match self.admit(&offer, now) {
-                Ok(Some((record, dir, window))) => {
+            match self.admit(&offer, &room, now) {
+                Ok(Some((record, admitted))) => {
                     records.push(record);
-                    fresh.push((offer.task, dir, window));
+                    fresh.push(admitted);
                 }
                 Ok(None) => self.answer(offer.task),
                 Err(refusal) => refused.push((offer.task, refusal)),
             }
         }
-        for (task, Refusal { kind, reason, start_before }) in refused {
+        for (task, Refusal { kind, reason, start_before }) in &refused {
             warn!(%task, %reason, "offer refused");
-            if let Some(start_before) = start_before {
-                records.push(Record::Refused { task, kind, reason: reason.clone(), start_before });
-            }
-            self.say(task, TaskReport::Rejected { kind, reason });
+            let start_before = start_before.map(|start_before| (*task, start_before));
+            records.extend(start_before.map(|of| refusal(of, *kind, reason)));
         }
         let free = if self.waiting.is_empty() { self.free_slots() } else { 0 };
-        records.extend(fresh.iter().take(free).map(|(id, ..)| Record::Intent(*id)));
-        if records.is_empty() {
-            return;
+        records.extend(fresh.iter().take(free).map(|fresh| Record::Intent(fresh.id)));
+        let remembered = self.journal.append(&records, now).map_err(|error| error.to_string());
+        for (task, Refusal { kind, reason, start_before }) in refused {
+            let report = match (&remembered, start_before) {
+                (Err(error), Some(_)) => TaskReport::Rejected { kind: RejectKind::Refused, reason: error.clone() },
+                (Ok(()), _) | (_, None) => TaskReport::Rejected { kind, reason },
+            };
+            self.say(task, report);
         }
-        if let Err(error) = self.journal.append(&records, now) {
-            for (id, dir, _) in fresh {
-                remove(&dir);
-                self.say(id, TaskReport::Rejected { kind: RejectKind::Refused, reason: error.to_string() });
-            }
-            return;
-        }
-        for (place, (id, dir, window)) in fresh.into_iter().enumerate() {
-            self.say(id, TaskReport::Accepted);
-            let mut task = Task::new(dir, Stage::Waiting(window, Leave::Given));
-            task.shipment = self.link.is_some().then(|| Shipment::resume(0));
-            self.tasks.insert(id, task);
-            if place < free {
-                self.start(id);
-            } else {
-                self.waiting.push_back(id);
+        for (place, fresh) in fresh.into_iter().enumerate() {
+            match &remembered {
+                Ok(()) => self.take(fresh, place < free),
+                Err(error) => {
+                    remove(&fresh.dir);
+                    let (kind, reason) = (RejectKind::Refused, error.clone());
+                    self.say(fresh.id, TaskReport::Rejected { kind, reason });
+                }
             }
         }
     }
 
+    /// The task is in the journal; with its intent, if its turn is now.
+    fn take(&mut self, Fresh { id, dir, window }: Fresh, now: bool) {
+        self.say(id, TaskReport::Accepted);
+        let mut task = Task::new(dir, Stage::Waiting(window, Leave::Given));
+        task.shipment = self.link.is_some().then(|| Shipment::resume(0));
+        self.tasks.insert(id, task);
+        if now {
+            self.start(id);
+        } else {
+            self.waiting.push_back(id);
+        }
+    }
+
     /// `None` for a task that is known. The task's directory is made here: what cannot be kept is not accepted.
-    fn admit(&mut self, offer: &Offer, now: Timestamp) -> Result<Option<(Record, TaskDir, Window)>, Refusal> {
+    fn admit(
+        &mut self,
+        offer: &Offer,
+        room: &Result<(), String>,
+        now: Timestamp,
+    ) -> Result<Option<(Record, Fresh)>, Refusal> {
         let task = offer.task;
         let memory = self
             .journal
@@ -204,6 +228,7 @@ impl Agent {
         if self.waiting.len() >= limits::WAITING_TASKS_MAX {
             return Err(refused(format!("{} tasks wait on this host already", self.waiting.len())));
         }
+        room.clone().map_err(refused)?;
         for blob in spec.command().blobs() {
             self.blobs.check(&blob).map_err(refused)?;
         }
@@ -215,7 +240,8 @@ impl Agent {
         };
         let dir = self.spool.create(&order, self.blobs.directory()).map_err(|error| refused(error.to_string()))?;
         let start_before = spec.start_before;
-        Ok(Some((Record::Received { task, payload, start_before }, dir, Window::open(offer.ttl, start_before))))
+        let fresh = Fresh { id: task, dir, window: Window::open(offer.ttl, start_before) };
+        Ok(Some((Record::Received { task, payload, start_before }, fresh)))
     }
 
     /// Tells what is known of a task, and does nothing else.
@@ -272,8 +298,8 @@ impl Agent {
     /// Gives the task a supervisor. The intent is on disk.
     fn start(&mut self, id: TaskId) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
-        info!(task = %id, "task starts");
-        task.stage = Stage::Working { started: false, produced: 0, fate: Fate::Reported };
+        debug!(task = %id, "task starts");
+        task.stage = Stage::Working { started: false, produced: 0, fate: Fate::Reported, burial: false };
         let spawned = self
             .doorbell
             .watch(id, &task.dir)
@@ -325,7 +351,7 @@ impl Agent {
         }
     }
 
-    fn look(&mut self, id: TaskId) {
+    pub(super) fn look(&mut self, id: TaskId) {
         let Some(task) = self.tasks.get_mut(&id) else { return };
         let forgotten = !task.is_reported();
         if let Err(error) = task.look() {
@@ -334,94 +360,11 @@ impl Agent {
         if let Stage::Over { exit, .. } = &task.stage {
             debug!(task = %id, end = ?exit.end.kind, "task ended");
             if forgotten {
-                return self.forget(id);
+                self.forget(id);
+                return;
             }
         }
         self.enqueue(id);
-    }
-
-    /// Ends a task whose supervisor is gone without having written its end.
-    pub(super) fn bury(&mut self, id: TaskId) {
-        let Some(task) = self.tasks.get_mut(&id) else { return };
-        let Stage::Working { started, produced, .. } = task.stage else { return };
-        match task.dir.bury() {
-            // Another supervisor has it, or one that is about to begin: it will ring.
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
-            Ok(_) => self.look(id),
-            Err(error) => {
-                error!(task = %id, %error, "cannot write the task's end");
-                let kind = EndKind::Lost(format!("the supervisor was lost, and its spool cannot be used: {error}"));
-                let end = End { kind, duration: Duration::ZERO };
-                task.stage = Stage::Over { started, exit: Exit { frames: produced, end, left_behind: false } };
-                self.enqueue(id);
-            }
-        }
-    }
-
-    /// Ends a task, or makes sure that it never starts.
-    pub(super) fn cancel(&mut self, id: TaskId) {
-        let latest = clock::now() + limits::START_BEFORE_MAX + limits::CLOCK_SKEW_MAX;
-        let reason = "cancelled before it started";
-        match self.tasks.get(&id).map(|task| (&task.stage, &task.dir)) {
-            Some((Stage::Working { .. }, dir)) => {
-                if let Err(error) = dir.request_cancel() {
-                    error!(task = %id, %error, "cannot cancel");
-                }
-            }
-            Some((Stage::Over { .. }, _)) => {}
-            Some((Stage::Waiting(..), _)) => {
-                let start_before = self.journal.get(id).map_or(latest, |known| known.start_before);
-                self.refuse_for_good(&[(id, start_before)], RejectKind::Cancelled, reason);
-            }
-            None if self.journal.get(id).is_some() => self.answer(id),
-            None => self.refuse_for_good(&[(id, latest)], RejectKind::Cancelled, reason),
-        }
-    }
-
-    /// Drops waiting tasks whose window has closed.
-    pub(super) fn expire(&mut self) {
-        let late: Vec<_> = self
-            .waiting
-            .iter()
-            .filter(|id| self.window(id).is_none_or(|window| window.left().is_zero()))
-            .map(|id| (*id, self.journal.get(*id).map_or(clock::now(), |known| known.start_before)))
-            .collect();
-        self.refuse_for_good(&late, RejectKind::Expired, "its window closed while it waited on the host");
-    }
-
-    /// When to look at the windows again; `None` while nothing waits.
-    pub(super) fn next_expiry(&self) -> Option<Instant> {
-        let left = self.waiting.iter().filter_map(|id| self.window(id)).map(|window| window.left()).min()?;
-        Some(Instant::now() + left)
-    }
-
-    fn window(&self, id: &TaskId) -> Option<Window> {
-        match self.tasks.get(id)?.stage {
-            Stage::Waiting(window, _) => Some(window),
-            Stage::Working { .. } | Stage::Over { .. } => None,
-        }
-    }
-
-    /// Remembers that these never start, then says so. What cannot be remembered is not said: it would not stay true.
-    pub(super) fn refuse_for_good(&mut self, tasks: &[(TaskId, Timestamp)], kind: RejectKind, reason: &str) {
-        if tasks.is_empty() {
-            return;
-        }
-        let record = |&(task, start_before): &(TaskId, Timestamp)| Record::Refused {
-            task,
-            kind,
-            reason: reason.to_owned(),
-            start_before,
-        };
-        let records: Vec<_> = tasks.iter().map(record).collect();
-        let remembered = self.journal.append(&records, clock::now());
-        for &(task, _) in tasks {
-            self.forget(task);
-            match &remembered {
-                Ok(()) => self.say(task, TaskReport::Rejected { kind, reason: reason.to_owned() }),
-                Err(error) => error!(%task, %error, "cannot refuse for good"),
-            }
-        }
     }
 
     /// The ends of these are durable at the controller. A task that still works goes on, and its end is told to nobody.
@@ -439,18 +382,18 @@ impl Agent {
                 Some(Task { stage: Stage::Working { fate, .. }, shipment, .. }) => {
                     (*fate, *shipment) = (Fate::Forgotten, None);
                 }
-                _ => self.forget(id),
+                _ => _ = self.forget(id),
             }
         }
     }
 
-    /// Frees all but the journal's memory.
-    fn forget(&mut self, id: TaskId) {
+    /// Frees all but the journal's memory. False if nothing was held.
+    pub(super) fn forget(&mut self, id: TaskId) -> bool {
         self.waiting.retain(|waiting| *waiting != id);
-        if let Some(task) = self.tasks.remove(&id) {
-            self.doorbell.unwatch(id);
-            remove(&task.dir);
-        }
+        let Some(task) = self.tasks.remove(&id) else { return false };
+        self.doorbell.unwatch(id);
+        remove(&task.dir);
+        true
     }
 }
 

@@ -122,6 +122,13 @@ fn seal(script: &Path) -> io::Result<OwnedFd> {
     Ok(memory.into())
 }
 
+/// The user as whom this process runs and all its programs do; `None` for root, who can become anybody.
+pub fn own_user() -> Option<String> {
+    let me = getuid();
+    let named = || User::from_uid(me).ok().flatten().map_or_else(|| me.to_string(), |user| user.name);
+    (!me.is_root()).then(named)
+}
+
 /// The user a program runs as.
 struct Account {
     name: String,
@@ -145,9 +152,7 @@ impl Account {
         if user.uid == me && !me.is_root() {
             return Ok(Self::from(user, false));
         }
-        if !me.is_root() {
-            return Err(format!("cannot become {name:?}: this agent does not run as root"));
-        }
+        // Whether that is possible the agent has decided, and the kernel will.
         let groups =
             CString::new(name).map_err(|_| Errno::EINVAL).and_then(|name| unistd::getgrouplist(&name, user.gid));
         let groups = groups.map_err(|error| format!("cannot look up the groups of {name:?}: {}", error.desc()))?;

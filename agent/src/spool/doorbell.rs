@@ -75,7 +75,8 @@ impl Doorbell {
         };
         self.watched.insert(task, (watch, dir.clone()));
         self.tasks.insert(watch, task);
-        self.set_timer()
+        // One that runs goes on: set anew by each of many tasks, it would never ring.
+        if self.watched.len() == 1 { self.set_timer() } else { Ok(()) }
     }
 
     /// Rings no more for this task. Before [`TaskDir::remove`], so that nothing is remembered of it.
@@ -87,8 +88,10 @@ impl Doorbell {
         if let Source::Inotify(inotify) = &self.source {
             let _ = inotify::remove_watch(inotify, watch);
         }
-        // A timer that rings for nobody is a nuisance, no more.
-        let _ = self.set_timer();
+        if self.watched.is_empty() {
+            // A timer that rings for nobody is a nuisance, no more.
+            let _ = self.set_timer();
+        }
     }
 
     /// The tasks that have news, each once; empty if the bell did not ring.
@@ -210,5 +213,32 @@ mod tests {
             fs::write(temp.path().join("out"), b"y").expect("it can be written");
             assert_eq!(bell.drain().expect("it can be read"), []);
         }
+    }
+
+    /// The kernel drops events that are more than its queue holds: then every task is looked at.
+    #[test]
+    fn an_end_is_heard_of_though_the_kernel_dropped_it() {
+        let most = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("Linux has it");
+        let most: u32 = most.trim().parse().expect("a number");
+        let mut bell = Doorbell::new().expect("a bell");
+        let tasks: Vec<_> = (0..2)
+            .map(|target| {
+                let temp = tempfile::tempdir().expect("a directory");
+                let out = File::create(temp.path().join("out")).expect("a file");
+                flock(&out, FlockOperation::LockExclusive).expect("nobody has it");
+                let task = TaskId { target, ..TASK };
+                bell.watch(task, &TaskDir::at(temp.path())).expect("it can be watched");
+                (task, temp, out)
+            })
+            .collect();
+        // The kernel merges an event with one that is the same: so they take turns.
+        for _ in 0..=most / 2 {
+            for (.., out) in &tasks {
+                (&*out).write_all(b"x").expect("it can be written");
+            }
+        }
+        let [(first, _one, out), (second, _two, _held)] = <[_; 2]>::try_from(tasks).expect("two");
+        drop(out);
+        assert_eq!(ring(&mut bell), [(first, News::Ended), (second, News::Changed)]);
     }
 }

@@ -95,6 +95,12 @@ impl OutReader {
         Ok(())
     }
 
+    /// Goes behind the last frame that is there. An error means damage; the frames before it can be read.
+    pub(crate) fn exhaust(&mut self) -> io::Result<()> {
+        while self.step()?.is_some() {}
+        Ok(())
+    }
+
     /// Number of the frame that [`OutReader::next`] returns.
     pub const fn next_frame(&self) -> u64 {
         self.frame

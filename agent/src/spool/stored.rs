@@ -105,11 +105,6 @@ pub(super) fn encode_started(started: Started) -> Vec<u8> {
     StartedFile { pid: started.pid }.encode_to_vec()
 }
 
-pub(super) fn decode_started(bytes: &[u8]) -> io::Result<Started> {
-    let stored = StartedFile::decode(bytes).map_err(|_| damaged("started"))?;
-    Ok(Started { pid: stored.pid })
-}
-
 pub(super) fn encode_exit(exit: &Exit) -> Vec<u8> {
     let kind = match &exit.end.kind {
         EndKind::Exit(code) => Kind::Exit((*code).into()),

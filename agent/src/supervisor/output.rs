@@ -2,17 +2,23 @@
 //!
 //! Every byte is either in a record or counted in a truncation: kept + dropped == produced, for each stream. A disk
 //! that takes no more ends the head early; what it cannot take at the end is dropped and counted.
+//!
+//! A stream that was silent is written at once. One that goes on in small pieces is gathered for some milliseconds, so
+//! that a program that writes byte by byte does not make a record, and all that comes of it, for each.
 
+use super::tail::{Tail, slot};
 use crate::spool::{RECORD_HEADER_BYTES, Record, RecordBody};
 use muster_proto::command::OutputLimit;
 use muster_proto::event::Stream;
-use muster_proto::limits::OUTPUT_FRAME_BYTES_MAX;
-use std::collections::VecDeque;
+use muster_proto::limits::{OUTPUT_FRAME_BYTES_MAX, SPOOL_TASK_BYTES_MAX};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::time::Duration;
 
-/// However much a job asks for: the tail is in memory.
-const TAIL_BYTES_MAX: u64 = 64 << 20;
+/// Pieces of this size are written as they come.
+const LARGE_BYTES: usize = 4 << 10;
+/// Between two records of one stream that are smaller: at most 200 a second.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Whether more can come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,28 +38,64 @@ pub(super) struct Output {
     /// Bytes that the head may still take.
     head: u64,
     tail: Tail,
-    /// Room for one record.
+    /// What was read of each stream and not yet taken.
+    gathered: [Gathered; 2],
+}
+
+/// Bytes of one stream on their way to a record.
+struct Gathered {
+    /// Room for one record; its header is not there yet.
     buffer: Vec<u8>,
+    /// Behind the last byte.
+    end: usize,
+    /// When its first byte came.
+    since: Duration,
+    /// When the last record was made; the clock is the caller's.
+    last: Option<Duration>,
+}
+
+impl Gathered {
+    fn new() -> Self {
+        let buffer = vec![0; RECORD_HEADER_BYTES + OUTPUT_FRAME_BYTES_MAX];
+        Self { buffer, end: RECORD_HEADER_BYTES, since: Duration::ZERO, last: None }
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.end == RECORD_HEADER_BYTES
+    }
+
+    /// When it is to be written; `None` if there is nothing.
+    fn due(&self) -> Option<Duration> {
+        let now = Duration::ZERO;
+        let small = self.end < RECORD_HEADER_BYTES + LARGE_BYTES;
+        (!self.is_empty()).then(|| self.last.filter(|_| small).map_or(now, |last| last + GATHER))
+    }
 }
 
 impl Output {
     pub(super) fn new(out: File, limit: OutputLimit) -> Self {
-        let tail = Tail::new(limit.tail.min(TAIL_BYTES_MAX));
-        let buffer = vec![0; RECORD_HEADER_BYTES + OUTPUT_FRAME_BYTES_MAX];
-        Self { out, size: 0, frames: 0, head: limit.head, tail, buffer }
+        // However much a job asks for: the tail is in memory.
+        let head = limit.head.min(SPOOL_TASK_BYTES_MAX);
+        let tail = Tail::new(limit.tail.min(SPOOL_TASK_BYTES_MAX - head));
+        Self { out, size: 0, frames: 0, head, tail, gathered: [Gathered::new(), Gathered::new()] }
     }
 
-    /// Reads what is in the pipe, at most one frame, so that the streams take turns.
-    pub(super) fn pump(&mut self, stream: Stream, mut pipe: &File) -> Flow {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let (mut end, mut flow) = (RECORD_HEADER_BYTES, Flow::Open);
-        while end < buffer.len() {
-            match pipe.read(&mut buffer[end..]) {
+    /// Reads what is in the pipe, at most one frame, so that the streams take turns. It is written now or when it is
+    /// [due](Output::due).
+    pub(super) fn pump(&mut self, stream: Stream, mut pipe: &File, now: Duration) -> Flow {
+        let gathered = &mut self.gathered[slot(stream)];
+        if gathered.is_empty() {
+            gathered.since = now;
+        }
+        let Gathered { buffer, end, .. } = gathered;
+        let mut flow = Flow::Open;
+        while *end < buffer.len() {
+            match pipe.read(&mut buffer[*end..]) {
                 Ok(0) => {
                     flow = Flow::Closed;
                     break;
                 }
-                Ok(count) => end += count,
+                Ok(count) => *end += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
@@ -62,9 +104,36 @@ impl Output {
                 }
             }
         }
-        self.take(stream, &mut buffer[..end]);
-        self.buffer = buffer;
+        self.write_due(now);
         flow
+    }
+
+    /// When something is to be written that was read already; `None` if all is.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.gathered.iter().filter_map(Gathered::due).min()
+    }
+
+    /// Writes all that was read if some of it is due by now, so that streams keep their order as far as it is known.
+    pub(super) fn write_due(&mut self, now: Duration) {
+        if self.due().is_none_or(|due| due > now) {
+            return;
+        }
+        let mut order = [Stream::Stdout, Stream::Stderr];
+        order.sort_by_key(|stream| self.gathered[slot(*stream)].since);
+        for stream in order {
+            if !self.gathered[slot(stream)].is_empty() {
+                self.write(stream, now);
+            }
+        }
+    }
+
+    fn write(&mut self, stream: Stream, now: Duration) {
+        let Gathered { buffer, end, last, .. } = &mut self.gathered[slot(stream)];
+        let end = std::mem::replace(end, RECORD_HEADER_BYTES);
+        *last = Some(now);
+        let mut buffer = std::mem::take(buffer);
+        self.take(stream, &mut buffer[..end]);
+        self.gathered[slot(stream)].buffer = buffer;
     }
 
     /// Takes bytes that begin behind the room for a header.
@@ -103,6 +172,7 @@ impl Output {
     /// Writes what was dropped and what was kept from the end, and makes all of it durable. `make_room` is called when
     /// the disk is full. Returns the number of frames, and the file, whose lock says that the supervisor still works.
     pub(super) fn finish(mut self, make_room: impl Fn()) -> (u64, File) {
+        self.write_due(Duration::MAX);
         let mut record = Vec::new();
         for stream in [Stream::Stdout, Stream::Stderr] {
             self.truncation(stream, &make_room);
@@ -136,73 +206,6 @@ impl Output {
                 let _ = self.append(&record);
             }
         }
-    }
-}
-
-/// The last bytes of both streams together, in the order in which they came.
-struct Tail {
-    limit: u64,
-    bytes: VecDeque<u8>,
-    /// Stream and length of each run of bytes.
-    runs: VecDeque<(Stream, usize)>,
-    dropped: [u64; 2],
-}
-
-impl Tail {
-    fn new(limit: u64) -> Self {
-        Self { limit, bytes: VecDeque::new(), runs: VecDeque::new(), dropped: [0; 2] }
-    }
-
-    fn push(&mut self, stream: Stream, data: &[u8]) {
-        if data.is_empty() {
-            return;
-        }
-        self.bytes.extend(data);
-        match self.runs.back_mut() {
-            Some((last, length)) if *last == stream => *length += data.len(),
-            _ => self.runs.push_back((stream, data.len())),
-        }
-        while self.bytes.len() as u64 > self.limit {
-            let over = usize::try_from(self.bytes.len() as u64 - self.limit).unwrap_or(usize::MAX);
-            let (stream, count) = self.shorten(over);
-            self.bytes.drain(..count);
-            self.drop_bytes(stream, count);
-        }
-    }
-
-    /// Takes at most `count` bytes off the first run; there is one.
-    fn shorten(&mut self, count: usize) -> (Stream, usize) {
-        let (stream, length) = self.runs.front_mut().expect("bytes are in runs");
-        let (stream, taken) = (*stream, count.min(*length));
-        *length -= taken;
-        if *length == 0 {
-            self.runs.pop_front();
-        }
-        (stream, taken)
-    }
-
-    /// The oldest bytes, as many as fit in a frame.
-    fn pop(&mut self) -> Option<(Stream, Vec<u8>)> {
-        if self.runs.is_empty() {
-            return None;
-        }
-        let (stream, count) = self.shorten(OUTPUT_FRAME_BYTES_MAX);
-        Some((stream, self.bytes.drain(..count).collect()))
-    }
-
-    fn drop_bytes(&mut self, stream: Stream, count: usize) {
-        self.dropped[slot(stream)] += count as u64;
-    }
-
-    fn take_dropped(&mut self, stream: Stream) -> u64 {
-        std::mem::take(&mut self.dropped[slot(stream)])
-    }
-}
-
-const fn slot(stream: Stream) -> usize {
-    match stream {
-        Stream::Stdout => 0,
-        Stream::Stderr => 1,
     }
 }
 
@@ -290,6 +293,54 @@ mod tests {
         let called = std::cell::Cell::new(0);
         assert_eq!(output.finish(|| called.set(called.get() + 1)).0, 0);
         assert_eq!(called.get(), 1);
+    }
+
+    #[test]
+    fn small_pieces_are_gathered_and_the_first_one_is_not() {
+        let temp = tempfile::tempdir().expect("a directory");
+        let out = File::create(temp.path().join("out")).expect("a file");
+        let mut output = Output::new(out, OutputLimit::default());
+        let pipe = || {
+            let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
+            rustix::io::ioctl_fionbio(&reader, true).expect("set");
+            (File::from(reader), File::from(writer))
+        };
+        let ((stdout, mut to_stdout), (stderr, mut to_stderr)) = (pipe(), pipe());
+        let at = Duration::from_millis;
+
+        to_stdout.write_all(b"1").expect("room");
+        output.pump(Stream::Stdout, &stdout, at(1000));
+        assert_eq!((output.frames, output.due()), (1, None), "what follows silence is written at once");
+        for piece in 0..40 {
+            to_stdout.write_all(b"ab").expect("room");
+            output.pump(Stream::Stdout, &stdout, at(1001) + Duration::from_micros(50 * piece));
+        }
+        assert_eq!((output.frames, output.due()), (1, Some(at(1005))));
+        output.write_due(at(1004));
+        assert_eq!(output.frames, 1);
+        output.write_due(at(1005));
+        assert_eq!((output.frames, output.due()), (2, None));
+
+        to_stdout.write_all(b"before").expect("room");
+        output.pump(Stream::Stdout, &stdout, at(1006));
+        to_stderr.write_all(b"after").expect("room");
+        output.pump(Stream::Stderr, &stderr, at(1007));
+        assert_eq!((output.frames, output.due()), (4, None), "the other stream does not overtake");
+
+        to_stdout.write_all(&[b'x'; LARGE_BYTES]).expect("room");
+        output.pump(Stream::Stdout, &stdout, at(1008));
+        assert_eq!((output.frames, output.due()), (5, None), "much is written at once");
+        to_stdout.write_all(b"end").expect("room");
+        drop(to_stdout);
+        assert_eq!(output.pump(Stream::Stdout, &stdout, at(1009)), Flow::Closed);
+        assert_eq!(output.finish(|| ()).0, 6);
+
+        let dir = TaskDir::at(temp.path());
+        let mut reader = OutReader::open(&dir).expect("out is there");
+        reader.seek(2).expect("it is there");
+        assert_eq!(reader.next().expect("whole").map(|frame| frame.stream), Some(Stream::Stdout));
+        assert_eq!(reader.next().expect("whole").map(|frame| frame.stream), Some(Stream::Stderr));
+        assert_eq!(read(&dir, 6, Stream::Stdout).1, 1 + 80 + 6 + LARGE_BYTES as u64 + 3);
     }
 
     #[test]

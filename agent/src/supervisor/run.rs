@@ -159,7 +159,10 @@ impl<'a> Run<'a> {
     fn wait(&mut self, moment: Duration) -> io::Result<()> {
         let files = [self.stdout.as_ref(), self.stderr.as_ref(), self.report.as_ref()];
         let running = matches!(self.phase, Phase::Running);
+        let due = self.output.as_ref().and_then(Output::due);
+        let moment = due.map_or(moment, |due| due.min(moment));
         let [stdout, stderr, report] = self.wake.wait(files, moment, running)?;
+        let now = now();
         self.reap();
         if report {
             self.read_report();
@@ -170,11 +173,14 @@ impl<'a> Run<'a> {
                 Stream::Stderr => &mut self.stderr,
             };
             if let (true, Some(file)) = (ready, pipe.as_ref()) {
-                let flow = self.output.as_mut().map_or_else(|| discard(file), |output| output.pump(stream, file));
+                let flow = self.output.as_mut().map_or_else(|| discard(file), |output| output.pump(stream, file, now));
                 if flow == Flow::Closed {
                     *pipe = None;
                 }
             }
+        }
+        if let Some(output) = &mut self.output {
+            output.write_due(now);
         }
         Ok(())
     }

@@ -166,7 +166,7 @@ impl Host {
     }
 
     fn collect(&self, task: Task, exit: Exit) -> Ended {
-        let started = self.dir(task).started().expect("it can be read").is_some();
+        let started = self.dir(task).started().expect("it can be read");
         let mut ended = Ended { exit, started, stdout: Vec::new(), stderr: Vec::new(), produced: [0; 2] };
         let mut reader = self.reader(task);
         while let Some(frame) = reader.next().expect("it can be read") {

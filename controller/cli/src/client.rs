@@ -11,7 +11,7 @@ use muster_proto::context::Context;
 use muster_proto::event::Event;
 use muster_proto::fleet::{AgentInfo, Labels, OperatorInfo, PendingAgent};
 use muster_proto::id::{AgentId, ClusterId, JobId};
-use muster_proto::job::{JobHost, JobSummary, SignedJob, Target};
+use muster_proto::job::{JobHost, JobList, JobSummary, SignedJob, Target};
 use muster_proto::limits;
 use muster_proto::name::{HostName, LabelText, OperatorName};
 use muster_proto::text;
@@ -59,6 +59,17 @@ pub struct Plan {
     pub targets: Vec<(Target, bool)>,
     /// Why the operator has to type the count before this is signed; `None` below the guard.
     pub confirm: Option<String>,
+}
+
+/// All that there is to know of a job, but for its events.
+#[derive(Debug, Clone)]
+pub struct JobDetails {
+    /// What a list shows of it.
+    pub summary: JobSummary,
+    /// What was signed, not verified.
+    pub signed: SignedJob,
+    /// Its hosts, in the order of the frozen list.
+    pub hosts: Vec<JobHost>,
 }
 
 /// What a follower of a job wants to see.
@@ -183,18 +194,20 @@ impl Client {
         Ok(if reply.already_done { Cancelled::AlreadyDone } else { Cancelled::Accepted })
     }
 
-    /// The newest jobs first, at most `limit`.
-    pub async fn jobs(&self, limit: u32) -> Result<Vec<JobSummary>, ClientError> {
-        let reply = self.reply(self.service.clone().list_jobs(wire::ListJobsRequest { limit }).await)?;
+    /// The newest of these jobs first, at most `limit`, and at most [`limits::JOBS_LISTED_MAX`].
+    pub async fn jobs(&self, which: JobList, limit: u32) -> Result<Vec<JobSummary>, ClientError> {
+        let request = wire::ListJobsRequest { limit, unfinished: which == JobList::Unfinished };
+        let reply = self.reply(self.service.clone().list_jobs(request).await)?;
         self.read_all(reply.jobs)
     }
 
-    /// A job with all its hosts, in the order of the frozen list.
-    pub async fn job(&self, job: JobId) -> Result<(JobSummary, Vec<JobHost>), ClientError> {
+    /// A job with all its hosts.
+    pub async fn job(&self, job: JobId) -> Result<JobDetails, ClientError> {
         let request = wire::GetJobRequest { job: bytes_of(job.as_bytes()) };
         let reply = self.reply(self.service.clone().get_job(request).await)?;
         let summary = reply.summary.ok_or(WireError::Field("summary")).and_then(TryInto::try_into);
-        Ok((self.read(summary)?, self.read_all(reply.hosts)?))
+        let signed = reply.signed.ok_or(WireError::Field("signed")).and_then(TryInto::try_into);
+        Ok(JobDetails { summary: self.read(summary)?, signed: self.read(signed)?, hosts: self.read_all(reply.hosts)? })
     }
 
     /// Agents that a selection means; an empty one means all.

@@ -112,7 +112,7 @@ impl Pump {
             return Ok(false);
         }
         match self.client.job(self.job).await {
-            Ok((summary, _)) => Ok(summary.state == JobState::Done),
+            Ok(job) => Ok(job.summary.state == JobState::Done),
             Err(ClientError::Unavailable(_)) => Ok(false),
             Err(error) => Err(error),
         }

@@ -20,7 +20,7 @@ use muster_proto::job::{JobSpec, JobState, SignedJob, Target, target_tree};
 use muster_proto::link::{TaskReport, ToAgent, Unfinished};
 use muster_proto::name::OperatorName;
 use muster_proto::outcome::{Outcome, State};
-use muster_store::{AcceptError, AuditEntry, NewJob, Store, StoreError};
+use muster_store::{AcceptError, AuditEntry, LateEvidence, NewJob, Store, StoreError};
 use running::{Input, Running};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -330,7 +330,8 @@ impl Engine {
             let TaskReport::Exited { end, .. } = report else { continue };
             let past = self.past(agent, task).await?;
             if past == Past::Unknown {
-                self.store.late_evidence(task, late_evidence(&end), clock::now()).await?;
+                let late = LateEvidence { task, text: late_evidence(&end), at: clock::now() };
+                self.store.late_evidence(late).await?;
             }
             if past != Past::NotHere {
                 self.sessions.send([(agent, epoch, Outgoing::Message(ToAgent::Committed(task)))]);

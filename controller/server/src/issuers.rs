@@ -12,6 +12,7 @@ use muster_proto::limits;
 use muster_proto::name::{OperatorName, Peer, PeerName};
 use muster_proto::time::Timestamp;
 use muster_proto::tls::{self, Certificate, Identity, TlsError};
+use muster_proto::token::{Token, TokenKind};
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -81,6 +82,13 @@ impl Issuers {
     /// What tokens carry so that their bearer knows us: SHA-256 of the controller CA.
     pub fn pin(&self) -> [u8; 32] {
         tls::pin_of(self.controller_ca())
+    }
+
+    /// A fresh token or code, by which its bearer knows us. It counts once the store has its hash.
+    pub fn token(&self, kind: TokenKind, address: String) -> Result<Token, IssueError> {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).map_err(|_| IssueError::Random)?;
+        Ok(Token { kind, cluster: self.cluster, pin: self.pin(), secret, address })
     }
 
     /// A certificate for an agent, DER.

@@ -13,6 +13,7 @@ pub mod init;
 pub mod issuers;
 pub mod limiter;
 pub mod listen;
+pub mod operator_code;
 pub mod operators;
 mod reply;
 pub mod roster;

@@ -1,10 +1,11 @@
-//! `muster-controller`: makes a cluster (`init`) or serves one (`serve`).
+//! `muster-controller`: makes a cluster (`init`), serves one (`serve`), lets an operator in again (`operator-code`).
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use muster_controller::Server;
 use muster_controller::init::Init;
-use muster_controller::settings::{self, OPERATORS_PORT, Settings, StateDir};
+use muster_controller::operator_code::{CODE_TTL, OperatorCode};
+use muster_controller::settings::{self, ENROLMENT_PORT, OPERATORS_PORT, Settings, StateDir};
 use muster_controller::telemetry::{self, LogFormat};
 use muster_proto::name::OperatorName;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -33,6 +34,8 @@ enum Command {
     Init(InitArgs),
     /// Serve agents and operators until SIGTERM or SIGINT
     Serve(ServeArgs),
+    /// Print a one-use code for `muster login`, when no operator can make one; the controller must be stopped
+    OperatorCode(OperatorCodeArgs),
 }
 
 #[derive(Args)]
@@ -85,10 +88,24 @@ struct ServeArgs {
     exit_on_stdin_eof: bool,
 }
 
+#[derive(Args)]
+struct OperatorCodeArgs {
+    /// An operator who is not disabled, or a new one
+    #[arg(value_name = "NAME")]
+    operator: OperatorName,
+    /// Directory that `init` has made [default: /var/lib/muster for root, else ~/.local/state/muster]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Where the operator reaches the enrolment listener of this controller
+    #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{ENROLMENT_PORT}"), value_parser = host_and_port)]
+    address: String,
+}
+
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Init(args) => init(args),
         Command::Serve(args) => serve(args),
+        Command::OperatorCode(args) => operator_code(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -113,6 +130,20 @@ async fn init(args: InitArgs) -> anyhow::Result<()> {
     let made = Init { state, operator, operator_validity, config, context, address }.run().await?;
     // Whoever closed standard output does not want to know.
     let _ = write!(std::io::stdout(), "{made}");
+    Ok(())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn operator_code(args: OperatorCodeArgs) -> anyhow::Result<()> {
+    let (state, operator, address) = (state_dir(args.state)?, args.operator, args.address);
+    let code = OperatorCode { state, operator: operator.clone(), address }.run().await?;
+    writeln!(std::io::stdout(), "{code}").context("cannot write the code")?;
+    let ttl = humantime::format_duration(CODE_TTL);
+    // The code is out; how to use it is in the guide as well.
+    let _ = writeln!(
+        std::io::stderr(),
+        "good once, for {ttl}: start the controller; then {operator} types, where they work:\n  muster login CODE"
+    );
     Ok(())
 }
 
@@ -158,7 +189,7 @@ fn state_dir(given: Option<PathBuf>) -> anyhow::Result<StateDir> {
 fn host_and_port(text: &str) -> Result<String, String> {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
-        _ => Err("give a host and a port, as controller.example.org:7444".to_owned()),
+        _ => Err(format!("give a host and a port, as controller.example.org:{OPERATORS_PORT}")),
     }
 }
 

@@ -220,7 +220,8 @@ fn renew(issuers: &Issuers, gates: &[(&'static str, Arc<Gate>)], valid: Validity
     gates.iter().try_for_each(|(_, gate)| Ok(gate.renew(issuers.issue_controller(valid)?)?))
 }
 
-fn read_cluster(state: &StateDir) -> Result<ClusterId, BuildError> {
+/// Whose state this is.
+pub(crate) fn read_cluster(state: &StateDir) -> Result<ClusterId, BuildError> {
     let path = state.cluster();
     match fs::read_to_string(&path) {
         Ok(text) => text.trim().parse().map_err(|_| BuildError::Cluster(path)),
@@ -231,7 +232,8 @@ fn read_cluster(state: &StateDir) -> Result<ClusterId, BuildError> {
     }
 }
 
-fn take(state: &StateDir) -> Result<File, BuildError> {
+/// Takes the state for this process, until the file is dropped.
+pub(crate) fn take(state: &StateDir) -> Result<File, BuildError> {
     let path = state.lock();
     let failed = |source| BuildError::State { path: path.clone(), source };
     let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(failed)?;

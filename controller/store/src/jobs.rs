@@ -4,13 +4,15 @@
 //! on exactly where the job stands, or nothing is written.
 
 use crate::audit::{self, AuditEntry};
+use crate::output::Packed;
 use crate::record::{self, Block, StoredEvent};
 use crate::writer::{Change, database_errors};
 use crate::{Store, StoreError};
 use bytes::Bytes;
 use muster_proto::event::{Event, EventKind};
 use muster_proto::id::{JobId, TaskId};
-use muster_proto::job::{JobSpec, JobState, JobSummary, SignedJob, Target};
+use muster_proto::job::{JobList, JobSpec, JobState, JobSummary, SignedJob, Target, TargetsDigest};
+use muster_proto::limits;
 use muster_proto::outcome::Counts;
 use muster_proto::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
@@ -54,6 +56,8 @@ pub struct Append {
     pub done_at: Option<Timestamp>,
     /// Records of what people did, if it was people.
     pub audit: Vec<AuditEntry>,
+    /// What became known of tasks that are terminal already.
+    pub late: Vec<LateEvidence>,
 }
 
 /// A job as it is stored.
@@ -71,7 +75,7 @@ pub struct StoredJob {
     pub last_seq: u64,
 }
 
-/// What became known of a task after its terminal state, which it cannot change.
+/// What became known of a task after its terminal state, which it cannot change. The first of a task is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LateEvidence {
     /// The task.
@@ -94,6 +98,18 @@ pub enum AcceptError {
 }
 
 database_errors!(AcceptError);
+
+/// The query for what [`summary_of`] reads, with more columns, of these jobs.
+macro_rules! listed {
+    ($more:literal, $which:literal) => {
+        concat!(
+            "SELECT j.job, state, operator, title, argv, root, j.targets AS length, counts, created_at, done_at",
+            $more,
+            " FROM jobs j JOIN job_specs s ON s.job = j.job ",
+            $which
+        )
+    };
+}
 
 impl Store {
     /// Takes a job. After `Ok` job, frozen list, first events and audit record are on disk.
@@ -126,7 +142,7 @@ impl Store {
     }
 
     async fn stored(&self, job: JobId, after_seq: u64, max_bytes: usize) -> Result<Vec<StoredEvent>, StoreError> {
-        let sql = "SELECT first_seq, last_seq, body FROM event_blocks \
+        let sql = "SELECT first_seq, last_seq, output_at, body FROM event_blocks \
                    WHERE job = $1 AND last_seq > $2 ORDER BY last_seq LIMIT $3";
         let (mut found, mut bytes, mut after): (Vec<StoredEvent>, usize, u64) = (Vec::new(), 0, after_seq);
         'enough: loop {
@@ -134,8 +150,12 @@ impl Store {
             let rows = query.fetch_all(&self.inner.readers).await?;
             for row in &rows {
                 let body = Bytes::from(row.try_get::<Vec<u8>, _>("body")?);
+                let output_at = unsigned(row, "output_at")?;
                 for event in record::unpack(unsigned(row, "first_seq")?, body) {
-                    let event = event?;
+                    let mut event = event?;
+                    if let Some(place) = &mut event.place {
+                        place.offset = place.offset.saturating_add(output_at);
+                    }
                     if event.event.seq <= after {
                         continue;
                     }
@@ -159,29 +179,35 @@ impl Store {
 
     /// The job, if there is one.
     pub async fn job(&self, job: JobId) -> Result<Option<StoredJob>, StoreError> {
-        let sql = "SELECT j.job, state, j.targets AS length, counts, last_seq, created_at, done_at, \
-                   payload, signature, certificate, s.targets AS list \
-                   FROM jobs j JOIN job_specs s ON s.job = j.job WHERE j.job = $1";
+        let sql = listed!(", last_seq, payload, signature, certificate, s.targets AS list", "WHERE j.job = $1");
         let query = sqlx::query(sql).bind(&job.as_bytes()[..]);
         let Some(row) = query.fetch_optional(&self.inner.readers).await? else {
             return Ok(None);
         };
         let damaged = || StoreError::Damaged(format!("job {job}"));
-        let summary = summary_of(&row)?;
-        let targets = record::targets_of(row.try_get::<Vec<u8>, _>("list")?.into()).ok_or_else(damaged)?;
+        let bytes = |column| row.try_get::<Vec<u8>, _>(column).map(Bytes::from);
+        let signed = SignedJob {
+            payload: bytes("payload")?,
+            signature: bytes("signature")?,
+            certificate: bytes("certificate")?,
+        };
         Ok(Some(StoredJob {
-            spec: JobSpec::decode(&summary.signed.payload).map_err(|_| damaged())?,
-            signed: summary.signed.clone(),
-            targets: targets.into(),
-            summary,
+            spec: JobSpec::decode(&signed.payload).map_err(|_| damaged())?,
+            signed,
+            targets: record::targets_of(bytes("list")?).ok_or_else(damaged)?.into(),
+            summary: summary_of(&row)?,
             last_seq: unsigned(&row, "last_seq")?,
         }))
     }
 
-    /// The newest jobs, newest first, by the time at which they were accepted.
-    pub async fn jobs(&self, limit: u32) -> Result<Vec<JobSummary>, StoreError> {
-        let sql = "SELECT j.job, state, j.targets AS length, counts, created_at, done_at, payload, signature, certificate \
-                   FROM jobs j JOIN job_specs s ON s.job = j.job ORDER BY accepted_at DESC, j.job DESC LIMIT $1";
+    /// The newest of these jobs, newest first, by the time at which they were accepted.
+    pub async fn jobs(&self, which: JobList, limit: u32) -> Result<Vec<JobSummary>, StoreError> {
+        let sql = match which {
+            JobList::All => listed!("", "ORDER BY accepted_at DESC, j.job DESC LIMIT $1"),
+            JobList::Unfinished => {
+                listed!("", "WHERE done_at IS NULL ORDER BY accepted_at DESC, j.job DESC LIMIT $1")
+            }
+        };
         let rows = sqlx::query(sql).bind(limit).fetch_all(&self.inner.readers).await?;
         rows.iter().map(summary_of).collect()
     }
@@ -192,9 +218,9 @@ impl Store {
         rows.fetch_all(&self.inner.readers).await?.iter().map(job_of).collect()
     }
 
-    /// Keeps what became known of a task after its terminal state.
-    pub async fn late_evidence(&self, task: TaskId, text: String, at: Timestamp) -> Result<(), StoreError> {
-        self.inner.writer.write(LateEvidence { task, text, at }).await
+    /// Keeps what became known of a task of a job that is done; for others it is part of [`Append`].
+    pub async fn late_evidence(&self, late: LateEvidence) -> Result<(), StoreError> {
+        self.inner.writer.write(late).await
     }
 
     /// What became known of a job's tasks too late, oldest first.
@@ -208,19 +234,19 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
-    /// Events in stored form, larger output in the job's file already.
+    /// Events in stored form, with what goes to the job's file.
     async fn entries(&self, job: JobId, events: &[Event]) -> Result<Entries, StoreError> {
         if events.windows(2).any(|pair| pair[0].seq.checked_add(1) != Some(pair[1].seq)) {
             return Err(StoreError::Conflict(job));
         }
         let large = record::large_output(events);
         if large.is_empty() {
-            return Ok(Entries { blocks: record::pack(events, &[]), file: None });
+            return Ok(Entries { blocks: record::pack(events, &[]), output: None });
         }
         let outputs = self.inner.outputs.clone();
-        let written = tokio::task::spawn_blocking(move || outputs.append(job, &large)).await;
-        let (places, file) = written.map_err(io::Error::other)??;
-        Ok(Entries { blocks: record::pack(events, &places), file: Some(Arc::new(file)) })
+        let packed = tokio::task::spawn_blocking(move || outputs.pack(job, &large)).await;
+        let output = packed.map_err(io::Error::other)??;
+        Ok(Entries { blocks: record::pack(events, &output.places), output: Some(output) })
     }
 
     /// Fetches the output that lies in the job's file.
@@ -249,7 +275,7 @@ impl Store {
 /// Events on their way into the database.
 struct Entries {
     blocks: Vec<Block>,
-    file: Option<Arc<File>>,
+    output: Option<Packed>,
 }
 
 impl Entries {
@@ -257,12 +283,29 @@ impl Entries {
         self.blocks.last().map_or(0, |block| block.last_seq)
     }
 
-    async fn insert(&self, db: &mut SqliteConnection, job: JobId) -> Result<(), StoreError> {
+    /// Bytes that the job's file grows by.
+    fn output_len(&self) -> u64 {
+        self.output.as_ref().map_or(0, Packed::len)
+    }
+
+    fn file(&self) -> Option<&Arc<File>> {
+        self.output.as_ref().map(|output| &output.file)
+    }
+
+    /// Writes them, their output at this place in the job's file: only the job's row, changed in the same
+    /// transaction, says where that is.
+    async fn insert(&self, db: &mut SqliteConnection, job: JobId, output_at: u64) -> Result<(), StoreError> {
+        if let Some(output) = &self.output {
+            output.write(output_at).await?;
+        }
         for block in &self.blocks {
-            sqlx::query("INSERT INTO event_blocks (job, last_seq, first_seq, body) VALUES ($1, $2, $3, $4)")
+            let sql = "INSERT INTO event_blocks (job, last_seq, first_seq, output_at, body) \
+                       VALUES ($1, $2, $3, $4, $5)";
+            sqlx::query(sql)
                 .bind(&job.as_bytes()[..])
                 .bind(signed(block.last_seq))
                 .bind(signed(block.first_seq))
+                .bind(signed(output_at))
                 .bind(&block.body[..])
                 .execute(&mut *db)
                 .await?;
@@ -281,19 +324,20 @@ impl Change for Accept {
     type Error = AcceptError;
 
     fn file(&self) -> Option<&Arc<File>> {
-        self.entries.file.as_ref()
+        self.entries.file()
     }
 
     async fn apply(&self, db: &mut SqliteConnection) -> Result<(), AcceptError> {
         let NewJob { spec, signed: sealed, targets, audit, .. } = &self.job;
-        let sql = "INSERT INTO jobs (job, state, targets, counts, last_seq, created_at, accepted_at) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (job) DO NOTHING";
+        let sql = "INSERT INTO jobs (job, state, targets, counts, last_seq, output_bytes, created_at, accepted_at) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (job) DO NOTHING";
         let inserted = sqlx::query(sql)
             .bind(&spec.job.as_bytes()[..])
             .bind(JobState::Queued.as_str())
             .bind(spec.targets.count)
             .bind(record::counts_to_bytes(&Counts::default()))
             .bind(signed(self.entries.last_seq()))
+            .bind(signed(self.entries.output_len()))
             .bind(spec.created_at.as_millis())
             .bind(audit.at.as_millis())
             .execute(&mut *db)
@@ -301,17 +345,22 @@ impl Change for Accept {
         if inserted.rows_affected() == 0 {
             return Err(AcceptError::Duplicate);
         }
-        sqlx::query(
-            "INSERT INTO job_specs (job, payload, signature, certificate, targets) VALUES ($1, $2, $3, $4, $5)",
-        )
-        .bind(&spec.job.as_bytes()[..])
-        .bind(&sealed.payload[..])
-        .bind(&sealed.signature[..])
-        .bind(&sealed.certificate[..])
-        .bind(record::targets_to_bytes(targets))
-        .execute(&mut *db)
-        .await?;
-        self.entries.insert(db, spec.job).await?;
+        let program = &spec.command().program;
+        let sql = "INSERT INTO job_specs (job, operator, title, argv, root, payload, signature, certificate, targets) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+        sqlx::query(sql)
+            .bind(&spec.job.as_bytes()[..])
+            .bind(spec.operator.as_str())
+            .bind(program.title())
+            .bind(record::words_to_bytes(program.words(limits::ARGV_LISTED_BYTES_MAX)))
+            .bind(&spec.targets.root[..])
+            .bind(&sealed.payload[..])
+            .bind(&sealed.signature[..])
+            .bind(&sealed.certificate[..])
+            .bind(record::targets_to_bytes(targets))
+            .execute(&mut *db)
+            .await?;
+        self.entries.insert(db, spec.job, 0).await?;
         Ok(audit::write(db, audit).await?)
     }
 }
@@ -326,28 +375,32 @@ impl Change for Appending {
     type Error = StoreError;
 
     fn file(&self) -> Option<&Arc<File>> {
-        self.entries.file.as_ref()
+        self.entries.file()
     }
 
     async fn apply(&self, db: &mut SqliteConnection) -> Result<(), StoreError> {
-        let Append { job, events, state, counts, done_at, audit } = &self.append;
+        let Append { job, events, state, counts, done_at, audit, late } = &self.append;
         // -1 where there are no events: then any `last_seq` will do, and stays.
         let expected = events.first().map_or(-1, |event| signed(event.seq.saturating_sub(1)));
-        let sql = "UPDATE jobs SET state = $1, counts = $2, done_at = $3, last_seq = last_seq + $4 \
-                   WHERE job = $5 AND done_at IS NULL AND (last_seq = $6 OR $6 = -1)";
-        let updated = sqlx::query(sql)
+        let sql = "UPDATE jobs SET state = $1, counts = $2, done_at = $3, last_seq = last_seq + $4, \
+                   output_bytes = output_bytes + $7 \
+                   WHERE job = $5 AND done_at IS NULL AND (last_seq = $6 OR $6 = -1) RETURNING output_bytes";
+        let row = sqlx::query(sql)
             .bind(state.as_str())
             .bind(record::counts_to_bytes(counts))
             .bind(done_at.map(Timestamp::as_millis))
             .bind(signed(events.len() as u64))
             .bind(&job.as_bytes()[..])
             .bind(expected)
-            .execute(&mut *db)
-            .await?;
-        if updated.rows_affected() == 0 {
-            return Err(StoreError::Conflict(*job));
+            .bind(signed(self.entries.output_len()))
+            .fetch_optional(&mut *db)
+            .await?
+            .ok_or(StoreError::Conflict(*job))?;
+        let output_at = unsigned(&row, "output_bytes")?.saturating_sub(self.entries.output_len());
+        self.entries.insert(db, *job, output_at).await?;
+        for late in late {
+            late.apply(db).await?;
         }
-        self.entries.insert(db, *job).await?;
         for entry in audit {
             audit::write(db, entry).await?;
         }
@@ -360,7 +413,9 @@ impl Change for LateEvidence {
     type Error = StoreError;
 
     async fn apply(&self, db: &mut SqliteConnection) -> Result<(), StoreError> {
-        sqlx::query("INSERT INTO late_evidence (job, target, attempt, at, text) VALUES ($1, $2, $3, $4, $5)")
+        let sql = "INSERT INTO late_evidence (job, target, attempt, at, text) VALUES ($1, $2, $3, $4, $5) \
+                   ON CONFLICT (job, target, attempt) DO NOTHING";
+        sqlx::query(sql)
             .bind(&self.task.job.as_bytes()[..])
             .bind(self.task.target)
             .bind(self.task.attempt)
@@ -375,16 +430,14 @@ impl Change for LateEvidence {
 fn summary_of(row: &SqliteRow) -> Result<JobSummary, StoreError> {
     let job = job_of(row)?;
     let damaged = || StoreError::Damaged(format!("job {job}"));
-    let bytes = |column| row.try_get::<Vec<u8>, _>(column).map(Bytes::from);
+    let root = row.try_get::<&[u8], _>("root")?.try_into().map_err(|_| damaged())?;
     Ok(JobSummary {
         job,
         state: record::job_state_of(row.try_get("state")?).ok_or_else(damaged)?,
-        signed: SignedJob {
-            payload: bytes("payload")?,
-            signature: bytes("signature")?,
-            certificate: bytes("certificate")?,
-        },
-        targets: row.try_get("length")?,
+        operator: row.try_get::<&str, _>("operator")?.parse().map_err(|_| damaged())?,
+        title: row.try_get("title")?,
+        argv: record::words_of(row.try_get("argv")?).ok_or_else(damaged)?,
+        targets: TargetsDigest { root, count: row.try_get("length")? },
         counts: record::counts_of(row.try_get("counts")?).ok_or_else(damaged)?,
         created_at: Timestamp::from_millis(row.try_get("created_at")?),
         done_at: row.try_get::<Option<i64>, _>("done_at")?.map(Timestamp::from_millis),

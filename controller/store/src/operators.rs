@@ -1,4 +1,6 @@
 //! Operators: added with a one-use code, known by the key that they made with it, active until disabled.
+//!
+//! A name belongs to one person for good: a new code for it is a new key for that person, never another person.
 
 use crate::audit::{self, AuditEntry};
 use crate::writer::{Change, database_errors};
@@ -9,7 +11,7 @@ use muster_proto::time::Timestamp;
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-/// An operator to add, who still has to log in.
+/// An operator who is to log in: a new one, or one who needs another key or certificate.
 #[derive(Debug, Clone)]
 pub struct NewOperator {
     /// The name.
@@ -20,15 +22,15 @@ pub struct NewOperator {
     pub expires_at: Timestamp,
     /// Now.
     pub at: Timestamp,
-    /// The record of it.
-    pub audit: AuditEntry,
+    /// Who gives the code, for the audit log.
+    pub actor: String,
 }
 
 /// Why an operator was not added or changed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum OperatorError {
-    /// Somebody with this name has logged in, or is disabled: names are not given twice.
-    #[error("an operator has, or had, the name {0}: choose another")]
+    /// Names are not given twice: somebody has it, or had it and is disabled.
+    #[error("the name {0} belongs to an operator, or did until that one was disabled: choose another")]
     NameTaken(OperatorName),
     /// Nobody with this name, or disabled before.
     #[error("no active operator has the name {0}: see `muster operator list`")]
@@ -52,12 +54,17 @@ pub enum LoginError {
 database_errors!(OperatorError, LoginError);
 
 impl Store {
-    /// Adds an operator. One who never logged in gets the new code in place of the old.
+    /// Adds an operator, or gives one who is not disabled a new code, which replaces any that was not used. Writes the
+    /// audit record itself: `operator.add`, or `operator.renew` for one who has logged in before.
+    ///
+    /// Until that login nothing else changes. Afterwards the certificate that the operator had goes on to count until
+    /// it expires: whoever may hold its key is kept out only by [`Store::disable_operator`].
     pub async fn add_operator(&self, operator: NewOperator) -> Result<(), OperatorError> {
         self.inner.writer.write(operator).await
     }
 
-    /// Uses up a code, for the key whose SHA-256 is given, and says whose it was. Writes the audit record itself.
+    /// Uses up a code, for the key whose SHA-256 is given, and says whose it was. The key replaces the one before it.
+    /// Writes the audit record itself. Whoever did not get the answer can be given another code.
     pub async fn login(
         &self,
         code_hash: [u8; 32],
@@ -108,18 +115,19 @@ impl Change for NewOperator {
         let sql = "INSERT INTO operators (name, code_hash, code_expires_at, added_at) VALUES ($1, $2, $3, $4) \
                    ON CONFLICT (name) DO UPDATE \
                    SET code_hash = excluded.code_hash, code_expires_at = excluded.code_expires_at \
-                   WHERE operators.login_at IS NULL AND operators.disabled_at IS NULL";
-        let added = sqlx::query(sql)
+                   WHERE operators.disabled_at IS NULL RETURNING login_at";
+        let row = sqlx::query(sql)
             .bind(self.name.as_str())
             .bind(&self.code_hash[..])
             .bind(self.expires_at.as_millis())
             .bind(self.at.as_millis())
-            .execute(&mut *db)
-            .await?;
-        if added.rows_affected() == 0 {
-            return Err(OperatorError::NameTaken(self.name.clone()));
-        }
-        Ok(audit::write(db, &self.audit).await?)
+            .fetch_optional(&mut *db)
+            .await?
+            .ok_or_else(|| OperatorError::NameTaken(self.name.clone()))?;
+        let known = row.try_get::<Option<i64>, _>("login_at")?.is_some();
+        let action = if known { "operator.renew" } else { "operator.add" };
+        let (actor, detail) = (self.actor.clone(), self.name.to_string());
+        Ok(audit::write(db, &AuditEntry { at: self.at, actor, action: action.into(), detail }).await?)
     }
 }
 

@@ -1,15 +1,16 @@
-//! Larger output, beside the database: one append-only file a job, `output/<job id>`.
+//! Larger output, beside the database: one file a job, `output/<job id>`.
 //!
-//! Bytes are written before the transaction that refers to them and brought to disk before it commits. A crash in
-//! between leaves bytes that nothing refers to, which is harmless: appends go to the real end, and readers read only
-//! what they are pointed to.
+//! How many of its bytes count stands in the job's row. The one writer puts new bytes behind them within the
+//! transaction that refers to them, and brings them to disk before it commits. A transaction that fails, or a crash,
+//! leaves bytes that nothing refers to; the next ones are written over them, so that no repetition makes a file grow.
 
 use bytes::Bytes;
 use muster_proto::id::JobId;
 use std::fs::{self, File};
-use std::io::{self, Seek as _, Write as _};
+use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// zstd level: the fastest; output is mostly text and shrinks well at any.
 const LEVEL: i32 = 1;
@@ -32,6 +33,28 @@ pub(crate) enum Codec {
     Zstd,
 }
 
+/// Output that is ready to be written to its job's file.
+pub(crate) struct Packed {
+    /// One for each piece, as if the file began with them.
+    pub places: Vec<Place>,
+    body: Bytes,
+    /// Has to be synced once they are written.
+    pub file: Arc<File>,
+}
+
+impl Packed {
+    /// Bytes it takes in the file.
+    pub(crate) fn len(&self) -> u64 {
+        self.body.len() as u64
+    }
+
+    /// Writes it at this place, over whatever is there.
+    pub(crate) async fn write(&self, at: u64) -> io::Result<()> {
+        let (file, body) = (Arc::clone(&self.file), self.body.clone());
+        tokio::task::spawn_blocking(move || file.write_all_at(&body, at)).await.map_err(io::Error::other)?
+    }
+}
+
 /// The directory with the files. Its functions block: call them where that is allowed.
 #[derive(Clone)]
 pub(crate) struct Outputs {
@@ -43,12 +66,11 @@ impl Outputs {
         Self { dir }
     }
 
-    /// Writes the pieces at the end of the job's file and says where they are. The file still has to be synced.
-    pub(crate) fn append(&self, job: JobId, pieces: &[Bytes]) -> io::Result<(Vec<Place>, File)> {
+    /// Compresses the pieces and opens the job's file for them.
+    pub(crate) fn pack(&self, job: JobId, pieces: &[Bytes]) -> io::Result<Packed> {
         let path = self.dir.join(job.to_string());
-        let mut file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        let end = file.seek(io::SeekFrom::End(0))?;
-        if end == 0 {
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        if file.metadata()?.len() == 0 {
             // The name is durable before anything refers to the file.
             File::open(&self.dir)?.sync_all()?;
         }
@@ -58,12 +80,11 @@ impl Outputs {
             let (codec, bytes) =
                 if packed.len() < piece.len() { (Codec::Zstd, &packed[..]) } else { (Codec::Plain, &piece[..]) };
             let size = |bytes: usize| u32::try_from(bytes).map_err(io::Error::other);
-            let offset = end + body.len() as u64;
+            let offset = body.len() as u64;
             places.push(Place { offset, stored: size(bytes.len())?, length: size(piece.len())?, codec });
             body.extend_from_slice(bytes);
         }
-        file.write_all(&body)?;
-        Ok((places, file))
+        Ok(Packed { places, body: body.into(), file: Arc::new(file) })
     }
 
     /// Reads the pieces at these places. [`io::ErrorKind::InvalidData`] or `UnexpectedEof` if they are not there.

@@ -378,6 +378,22 @@ pub(crate) fn targets_of(bytes: Bytes) -> Option<Vec<Target>> {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
+struct WordsRecord {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    words: Vec<Bytes>,
+}
+
+/// How the words of a command are stored.
+pub(crate) fn words_to_bytes(words: Vec<Bytes>) -> Vec<u8> {
+    WordsRecord { words }.encode_to_vec()
+}
+
+/// Reads [`words_to_bytes`]; `None` is damage.
+pub(crate) fn words_of(bytes: &[u8]) -> Option<Vec<Bytes>> {
+    Some(WordsRecord::decode(bytes).ok()?.words)
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
 struct LabelsRecord {
     #[prost(btree_map = "string, string", tag = "1")]
     labels: std::collections::BTreeMap<String, String>,

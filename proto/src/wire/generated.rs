@@ -1567,33 +1567,45 @@ pub struct CancelReply {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListJobsRequest {
-    /// Newest first, at most this many; 0 is 50.
+    /// Newest first, at most this many; 0 is 50, more than 1,000 are never told.
     #[prost(uint32, tag = "1")]
     pub limit: u32,
+    /// Only jobs that are not done.
+    #[prost(bool, tag = "2")]
+    pub unfinished: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListJobsReply {
     #[prost(message, repeated, tag = "1")]
     pub jobs: ::prost::alloc::vec::Vec<JobSummary>,
 }
+/// What a list needs of a job: a few KiB at most, however much was signed.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct JobSummary {
     #[prost(bytes = "bytes", tag = "1")]
     pub job: ::prost::bytes::Bytes,
     #[prost(enumeration = "JobState", tag = "2")]
     pub state: i32,
-    /// The exact signed bytes, so that a reader can see, and verify, what was asked.
-    #[prost(message, optional, tag = "3")]
-    pub signed: ::core::option::Option<SignedJob>,
-    #[prost(uint32, tag = "4")]
+    #[prost(string, tag = "3")]
+    pub operator: ::prost::alloc::string::String,
+    /// What is executed, as one line for people: at most 200 characters, then "…".
+    #[prost(string, tag = "4")]
+    pub title: ::prost::alloc::string::String,
+    /// What is executed, as words: at most 4 KiB, then the last ends in "…".
+    #[prost(bytes = "bytes", repeated, tag = "5")]
+    pub argv: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Of the frozen list: its length, and the root over it (32 bytes).
+    #[prost(uint32, tag = "6")]
     pub targets: u32,
+    #[prost(bytes = "bytes", tag = "7")]
+    pub root: ::prost::bytes::Bytes,
     /// Targets in a terminal state.
-    #[prost(message, repeated, tag = "5")]
+    #[prost(message, repeated, tag = "8")]
     pub counts: ::prost::alloc::vec::Vec<StateCount>,
-    #[prost(int64, tag = "6")]
+    #[prost(int64, tag = "9")]
     pub created_at_ms: i64,
     /// 0 while it is not done.
-    #[prost(int64, tag = "7")]
+    #[prost(int64, tag = "10")]
     pub done_at_ms: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1608,6 +1620,9 @@ pub struct GetJobReply {
     /// In the order of the frozen list.
     #[prost(message, repeated, tag = "2")]
     pub hosts: ::prost::alloc::vec::Vec<JobHost>,
+    /// The exact signed bytes, so that a reader can see, and verify, what was asked.
+    #[prost(message, optional, tag = "3")]
+    pub signed: ::core::option::Option<SignedJob>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JobHost {
@@ -1624,6 +1639,9 @@ pub struct JobHost {
     /// The agent is connected now.
     #[prost(bool, tag = "5")]
     pub connected: bool,
+    /// What the agent reported after the state was final, as one line; empty if nothing.
+    #[prost(string, tag = "6")]
+    pub late: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAgentsRequest {

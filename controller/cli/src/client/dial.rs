@@ -31,6 +31,11 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// its settings have told us so.
 const REQUESTS_MAX: usize = 4;
 
+/// What somebody does whose certificate counts no more.
+const LOG_IN_AGAIN: &str = "log in again with `muster login` and a new code, which another operator makes with \
+                            `muster operator add` or, where there is none, the controller with \
+                            `muster-controller operator-code`";
+
 /// The other side of a connection, for messages.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
@@ -90,8 +95,8 @@ enum DialError {
     #[error("cannot reach the controller at {address} ({cause}): see that it runs, and that the address is right")]
     Tcp { address: String, cause: io::Error },
     #[error(
-        "what answers at {address} is not a controller of this cluster ({cause}): see that the address is right, or \
-         log in again with `muster login`"
+        "what answers at {address} is not a controller of this cluster ({cause}): see that the address is right; if \
+         the cluster was made anew, {LOG_IN_AGAIN}"
     )]
     Tls { address: String, cause: io::Error },
     #[error(
@@ -149,15 +154,13 @@ impl Peer {
         // The alerts of RFC 8446, 6.2, by the names that rustls prints. They come after we believe to be connected.
         let alert = |name: &str| chain().any(|error| error.to_string().contains(name));
         ClientError::Unavailable(if alert("CertificateExpired") {
-            format!("your certificate for the controller at {at} has expired: log in again with `muster login`")
+            format!("your certificate for the controller at {at} has expired: {LOG_IN_AGAIN}")
         } else if alert("received fatal alert") {
-            format!(
-                "the controller at {at} does not accept your certificate ({cause}): log in again with `muster login`"
-            )
+            format!("the controller at {at} does not accept your certificate ({cause}): {LOG_IN_AGAIN}")
         } else {
             format!(
                 "the controller at {at} closed the connection ({cause}): see how it is; if others get through, your \
-                 certificate has expired or you are disabled: log in again with `muster login`"
+                 certificate has expired: {LOG_IN_AGAIN}"
             )
         })
     }

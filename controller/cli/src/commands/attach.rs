@@ -1,6 +1,7 @@
 //! `muster attach`: follow a job that was started earlier, or elsewhere.
 
 use super::follow::{self, Follower, Since};
+use crate::client::JobDetails;
 use crate::exit::Exit;
 use crate::settings::Settings;
 use crate::track::Track;
@@ -26,7 +27,7 @@ pub struct Args {
 pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     args.follow.check()?;
     let client = settings.connect().await?;
-    let (summary, hosts) = client.job(args.job).await?;
+    let JobDetails { summary, signed, hosts } = client.job(args.job).await?;
     let names: Rc<[HostName]> = hosts.iter().map(|host| host.target.name.clone()).collect();
     let mut track = Track::new(names.clone());
     if args.after > 0 {
@@ -38,7 +39,7 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
         id: summary.job,
         names,
         // For waiting only, nothing is run by it: the signature need not be verified.
-        grace: JobSpec::decode(&summary.signed.payload)?.command().grace,
+        grace: JobSpec::decode(&signed.payload)?.command().grace,
         since: Since::Signed { at: summary.created_at, done_at: summary.done_at },
     };
     let mut interrupts = follow::interrupts()?;

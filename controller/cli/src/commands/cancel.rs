@@ -1,11 +1,11 @@
 //! `muster cancel`: end a job everywhere, and wait until that is confirmed.
 
-use crate::client::{Cancelled, Client};
+use crate::client::{Cancelled, Client, JobDetails};
 use crate::exit::Exit;
 use crate::settings::Settings;
 use crate::show::{self, summary};
 use muster_proto::id::JobId;
-use muster_proto::job::{JobHost, JobState, JobSummary};
+use muster_proto::job::JobState;
 use muster_proto::outcome::State;
 use std::time::{Duration, SystemTime};
 use tokio::time::sleep;
@@ -32,7 +32,7 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     } else if args.detach {
         return Ok(Exit::Success);
     }
-    let (summary, hosts) = wait(&client, args.job).await?;
+    let JobDetails { summary, hosts, .. } = wait(&client, args.job).await?;
     let ends = hosts.iter().map(|host| (&host.target.name, host.outcome.as_ref().map(|outcome| outcome.state)));
     let took = summary.created_at.until(summary.done_at.unwrap_or_else(|| SystemTime::now().into()));
     show::note(&summary::closing("cancel", ends, took, summary.job));
@@ -41,12 +41,12 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
 }
 
 /// Asks again and again rather than follow the events: they would bring all the output along.
-async fn wait(client: &Client, job: JobId) -> anyhow::Result<(JobSummary, Vec<JobHost>)> {
+async fn wait(client: &Client, job: JobId) -> anyhow::Result<JobDetails> {
     let mut pause = PAUSE[0];
     loop {
-        let (summary, hosts) = client.job(job).await?;
-        if summary.state == JobState::Done {
-            return Ok((summary, hosts));
+        let details = client.job(job).await?;
+        if details.summary.state == JobState::Done {
+            return Ok(details);
         }
         sleep(pause).await;
         pause = PAUSE[1].min(pause * 2);

@@ -341,10 +341,10 @@ impl<'a> Follower<'a> {
     }
 
     async fn write_json(&mut self, gathered: Vec<Gathered>) -> anyhow::Result<()> {
-        let (summary, hosts) = self.client.job(self.job.id).await?;
+        let details = self.client.job(self.job.id).await?;
         let mut gathered: Vec<Option<Gathered>> = gathered.into_iter().map(Some).collect();
         let (show, track) = (self.args.show, &self.track);
-        let job = json::job(&summary, Some(&hosts))?.with_output(|place| {
+        let job = json::job(&details)?.with_output(|place| {
             let shown = show == Show::All || track.outcome(place).is_some_and(|end| show.includes(end.state));
             gathered.get_mut(place).filter(|_| shown)?.take().map(Into::into)
         });

@@ -1,13 +1,14 @@
 //! `muster job ID`: one job with all its hosts.
 
-use super::jobs::{asked, result};
+use super::jobs::result;
 use crate::args::Form;
+use crate::client::JobDetails;
 use crate::exit::Exit;
 use crate::settings::Settings;
 use crate::show::table::Table;
-use crate::show::{self, json, moment, summary};
+use crate::show::{self, command, json, moment, summary};
 use muster_proto::id::JobId;
-use muster_proto::job::{JobHost, JobSummary};
+use muster_proto::job::{JobHost, JobSpec};
 
 /// Options of `muster job`.
 #[derive(Debug, clap::Args)]
@@ -22,16 +23,17 @@ pub struct Args {
 
 /// Performs `muster job`.
 pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
-    let (job, hosts) = settings.connect().await?.job(args.job).await?;
+    let job = settings.connect().await?.job(args.job).await?;
     match args.form {
-        Form::Json => show::data(&format!("{}\n", serde_json::to_string(&json::job(&job, Some(&hosts))?)?))?,
-        Form::Text => show::data(&format!("{}\n{}", head(&job), table(&hosts)))?,
+        Form::Json => show::data(&format!("{}\n", serde_json::to_string(&json::job(&job)?)?))?,
+        Form::Text => show::data(&format!("{}\n{}", head(&job), table(&job.hosts)))?,
     }
     Ok(Exit::Success)
 }
 
-fn head(job: &JobSummary) -> String {
-    let (operator, line) = asked(job);
+fn head(details: &JobDetails) -> String {
+    let (operator, line) = asked(details);
+    let job = &details.summary;
     let ended = job
         .done_at
         .map_or_else(String::new, |done| format!(", ended after {}", moment::span(job.created_at.until(done))));
@@ -44,6 +46,14 @@ fn head(job: &JobSummary) -> String {
     )
 }
 
+/// Who asked for what, as the signed bytes say.
+fn asked(job: &JobDetails) -> (String, String) {
+    match JobSpec::decode(&job.signed.payload) {
+        Ok(spec) => (spec.operator.to_string(), command::line(spec.command())),
+        Err(_) => ("?".to_owned(), "(signed by a version that this one does not know)".to_owned()),
+    }
+}
+
 fn table(hosts: &[JobHost]) -> Table {
     let mut table = Table::new(&["HOST", "TIME", "STATE"]);
     for host in hosts {
@@ -52,7 +62,9 @@ fn table(hosts: &[JobHost]) -> Table {
             None if host.connected => (String::new(), host.phase.as_str().to_owned()),
             None => (String::new(), format!("{}, no contact now", host.phase.as_str())),
         };
-        table.row(vec![host.target.name.to_string(), time, state]);
+        let late =
+            host.late.as_ref().map_or_else(String::new, |late| format!("; after that the agent reported: {late}"));
+        table.row(vec![host.target.name.to_string(), time, state + &late]);
     }
     table
 }

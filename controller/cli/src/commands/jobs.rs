@@ -4,8 +4,9 @@ use crate::args::Form;
 use crate::exit::Exit;
 use crate::settings::Settings;
 use crate::show::table::Table;
-use crate::show::{self, command, json, moment};
-use muster_proto::job::{JobSpec, JobState, JobSummary};
+use crate::show::{self, json, moment};
+use muster_proto::job::{JobList, JobState, JobSummary};
+use muster_proto::limits;
 
 /// Characters of a command in the list; `muster job` shows all of it.
 const COMMAND_CHARS: usize = 40;
@@ -13,8 +14,13 @@ const COMMAND_CHARS: usize = 40;
 /// Options of `muster jobs`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// At most this many, the newest first
-    #[arg(short = 'n', value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    /// At most this many, the newest first; no list has more than 1000
+    #[arg(
+        short = 'n',
+        value_name = "N",
+        default_value_t = 20,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::JOBS_LISTED_MAX))
+    )]
     limit: u32,
     /// Form of the list
     #[arg(short = 'o', value_name = "text|json", value_enum, default_value_t, hide_possible_values = true)]
@@ -23,9 +29,9 @@ pub struct Args {
 
 /// Performs `muster jobs`.
 pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
-    let jobs = settings.connect().await?.jobs(args.limit).await?;
+    let jobs = settings.connect().await?.jobs(JobList::All, args.limit).await?;
     if args.form == Form::Json {
-        let list = jobs.iter().map(|job| json::job(job, None)).collect::<Result<Vec<_>, _>>()?;
+        let list: Vec<_> = jobs.iter().map(json::listed).collect();
         show::data(&format!("{}\n", serde_json::to_string(&list)?))?;
         return Ok(Exit::Success);
     }
@@ -35,32 +41,23 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     }
     let mut table = Table::new(&["JOB", "AGE", "OPERATOR", "HOSTS", "RESULT", "COMMAND"]);
     for job in &jobs {
-        let (operator, line) = asked(job);
         table.row(vec![
             job.job.to_string(),
             moment::ago(job.created_at),
-            operator,
-            job.targets.to_string(),
+            job.operator.to_string(),
+            job.targets.count.to_string(),
             result(job),
-            cut(&line),
+            cut(&job.title),
         ]);
     }
     show::data(&table.to_string())?;
     Ok(Exit::Success)
 }
 
-/// Who asked for what, as the signed bytes say.
-pub fn asked(job: &JobSummary) -> (String, String) {
-    match JobSpec::decode(&job.signed.payload) {
-        Ok(spec) => (spec.operator.to_string(), command::line(spec.command())),
-        Err(_) => ("?".to_owned(), "(signed by a version that this one does not know)".to_owned()),
-    }
-}
-
 /// One word if one word says it: `succeeded`; else `3 failed`, `12 of 500 active`.
 pub fn result(job: &JobSummary) -> String {
     if job.state != JobState::Done {
-        return format!("{}/{} {}", job.counts.total(), job.targets, job.state.as_str());
+        return format!("{}/{} {}", job.counts.total(), job.targets.count, job.state.as_str());
     }
     match job.counts.iter().collect::<Vec<_>>()[..] {
         [(state, _)] => state.to_string(),

@@ -233,7 +233,7 @@ fn dry_run(spec: &JobSpec, plan: &Plan, form: follow::Form) -> anyhow::Result<Ex
         let plan = PlanJson {
             targets: spec.targets.count,
             digest: json::hex(&spec.targets.root),
-            argv: json::argv(command),
+            argv: json::argv(&command.program.words(usize::MAX)),
             deliver_timeout_ms: json::millis(spec.deliver),
             timeout_ms: json::millis(command.timeout),
             job_timeout_ms: json::millis(job_timeout),

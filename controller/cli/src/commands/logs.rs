@@ -1,7 +1,7 @@
 //! `muster logs`: the stored output of a job.
 
 use super::follow::{LINK_BROKEN, is_closed_pipe, show_stored};
-use crate::client::Follow;
+use crate::client::{Follow, JobDetails};
 use crate::exit::Exit;
 use crate::feed::{Feed, Item};
 use crate::settings::Settings;
@@ -49,7 +49,7 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
 
 async fn print(args: &Args, settings: &Settings) -> anyhow::Result<Exit> {
     let client = settings.connect().await?;
-    let (summary, hosts) = client.job(args.job).await?;
+    let JobDetails { summary, hosts, .. } = client.job(args.job).await?;
     let names: Rc<[HostName]> = hosts.into_iter().map(|host| host.target.name).collect();
     let prefix = if args.no_prefix { Prefix::None } else { Prefix::Host };
     let (mut lines, mut console) = (Lines::new(names.clone(), prefix), Console::new());

@@ -19,9 +19,9 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Print a one-use code for `muster login`
+    /// Print a one-use code for `muster login`: for a new operator, or for one who has to log in again
     Add {
-        /// The new operator's name
+        /// The operator's name
         name: OperatorName,
         /// How long the code may be used
         #[arg(long, value_name = "TIME", default_value = "1h", value_parser = args::duration)]

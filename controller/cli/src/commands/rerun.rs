@@ -3,7 +3,7 @@
 //! The old job's signature is verified before its command is signed anew: a controller cannot slip another one in.
 
 use super::launch::{self, Concurrency, Request, launch};
-use crate::client::{Client, ClientError, Selection};
+use crate::client::{Client, ClientError, JobDetails, Selection};
 use crate::exit::{Exit, Usage};
 use crate::settings::Settings;
 use muster_proto::context::Context;
@@ -51,12 +51,12 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     let typed_at = Instant::now();
     args.launch.follow.check()?;
     let context = settings.context()?;
-    let (summary, hosts) = Client::connect(&context).await?.job(args.job).await?;
+    let JobDetails { signed, hosts, .. } = Client::connect(&context).await?.job(args.job).await?;
     let names = chosen(&hosts, |state| args.which.includes(state));
     if names.is_empty() {
         return Err(Usage(format!("no host of job {} ended so: see `muster job {0}`", args.job)).into());
     }
-    let old = verified(&context, args.job, &summary.signed)?;
+    let old = verified(&context, args.job, &signed)?;
     let job_timeout = old.created_at.until(old.start_before);
     let Work::Command(command) = old.work;
     let request = Request {

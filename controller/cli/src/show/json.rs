@@ -3,9 +3,9 @@
 //! Never lossy: bytes that are no UTF-8 are `{"b64": "..."}`, in events `"b64"` in place of `"text"`.
 
 use super::moment::rfc3339;
+use crate::client::JobDetails;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use muster_proto::command::{Command, Program};
 use muster_proto::event::{Event, EventKind, Stream};
 use muster_proto::id::JobId;
 use muster_proto::job::{JobHost, JobSpec, JobSummary};
@@ -125,6 +125,8 @@ pub struct HostJson {
     host: String,
     #[serde(flatten)]
     outcome: OutcomeJson,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    late: Option<String>,
     #[serde(flatten)]
     output: Option<HostOutput>,
 }
@@ -140,26 +142,39 @@ pub struct HostOutput {
     pub dropped: u64,
 }
 
-/// Describes a job. What it runs is read from its signed bytes, for display: nothing is verified here.
-pub fn job(summary: &JobSummary, hosts: Option<&[JobHost]>) -> Result<JobJson, WireError> {
+/// Describes a job in a list, where words may be cut.
+pub fn listed(summary: &JobSummary) -> JobJson {
+    JobJson {
+        job: summary.job.to_string(),
+        state: summary.state.as_str(),
+        operator: summary.operator.to_string(),
+        argv: argv(&summary.argv),
+        targets: summary.targets.count,
+        digest: hex(&summary.targets.root),
+        counts: CountsJson(summary.counts),
+        hosts: None,
+    }
+}
+
+/// Describes a job whole. What it runs is read from its signed bytes, for display: nothing is verified here.
+pub fn job(job: &JobDetails) -> Result<JobJson, WireError> {
     let host = |host: &JobHost| HostJson {
         host: host.target.name.to_string(),
         outcome: match &host.outcome {
             Some(outcome) => outcome.into(),
             None => OutcomeJson::unfinished(host.phase.as_str()),
         },
+        late: host.late.clone(),
         output: None,
     };
-    let spec = JobSpec::decode(&summary.signed.payload)?;
+    let spec = JobSpec::decode(&job.signed.payload)?;
     Ok(JobJson {
-        job: summary.job.to_string(),
-        state: summary.state.as_str(),
         operator: spec.operator.to_string(),
-        argv: argv(spec.command()),
-        targets: summary.targets,
+        argv: argv(&spec.command().program.words(usize::MAX)),
+        targets: spec.targets.count,
         digest: hex(&spec.targets.root),
-        counts: CountsJson(summary.counts),
-        hosts: hosts.map(|hosts| hosts.iter().map(host).collect()),
+        hosts: Some(job.hosts.iter().map(host).collect()),
+        ..listed(&job.summary)
     })
 }
 
@@ -173,18 +188,9 @@ impl JobJson {
     }
 }
 
-/// What a host is given to execute; a script is named by its digest.
-pub fn argv(command: &Command) -> Vec<Bytes> {
-    let words = |words: &[Vec<u8>]| words.iter().map(|word| Bytes::from(&word[..])).collect::<Vec<_>>();
-    match &command.program {
-        Program::Argv(argv) => words(argv),
-        Program::Shell(line) => words(&[b"/bin/sh".to_vec(), b"-c".to_vec(), line.clone()]),
-        Program::Script { content, args } => {
-            let mut all = vec![Bytes::Text(format!("script:{}", hex(&content.digest)))];
-            all.extend(words(args));
-            all
-        }
-    }
+/// Words of a command.
+pub fn argv(words: &[bytes::Bytes]) -> Vec<Bytes> {
+    words.iter().map(|word| Bytes::from(&word[..])).collect()
 }
 
 #[derive(Serialize)]
@@ -264,6 +270,9 @@ impl From<Gathered> for HostOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use muster_proto::command::{Command, Program};
+    use muster_proto::id::{AgentId, ClusterId};
+    use muster_proto::job::{JobState, Phase, SignedJob, Target, TargetsDigest, Work};
     use muster_proto::outcome::State;
     use muster_proto::time::Timestamp;
 
@@ -327,10 +336,60 @@ mod tests {
     }
 
     #[test]
+    fn jobs_have_the_form_of_the_contract() {
+        let root = [0xab; 32];
+        let spec = JobSpec {
+            cluster: ClusterId::from_bytes([1; 16]),
+            job: JobId::from_bytes([0; 16]),
+            operator: "ada".parse().expect("a name"),
+            created_at: Timestamp::from_millis(1_795_341_600_000),
+            start_before: Timestamp::from_millis(1_795_341_700_000),
+            deliver: Duration::from_secs(30),
+            targets: TargetsDigest { root, count: 1 },
+            attempts_max: 1,
+            concurrency: None,
+            work: Work::Command(Command::new(Program::Argv(vec![b"echo".to_vec(), b"all of it".to_vec()]))),
+        };
+        let mut counts = Counts::default();
+        counts.add(State::Indeterminate);
+        let summary = JobSummary {
+            job: spec.job,
+            state: JobState::Done,
+            operator: spec.operator.clone(),
+            title: "echo 'all…".into(),
+            argv: vec!["echo".into(), "all…".into()],
+            targets: spec.targets,
+            counts,
+            created_at: spec.created_at,
+            done_at: None,
+        };
+        let host = JobHost {
+            target: Target { agent: AgentId::from_bytes([2; 16]), name: "n001".parse().expect("a name") },
+            phase: Phase::Started,
+            outcome: Some(Outcome::without_run(State::Indeterminate, "lost")),
+            connected: true,
+            late: Some("exit code 0".into()),
+        };
+        let whole = |argv, hosts| {
+            let digest = "ab".repeat(32);
+            let head = r#"{"job":"00000000000000000000000000","state":"done","operator":"ada","argv":["echo","#;
+            format!(r#"{head}"{argv}"],"targets":1,"digest":"{digest}","counts":{{"indeterminate":1}}{hosts}}}"#)
+        };
+        assert_eq!(serde_json::to_string(&listed(&summary)).expect("JSON"), whole("all…", ""));
+        let signed =
+            SignedJob { payload: spec.encode(), signature: bytes::Bytes::new(), certificate: bytes::Bytes::new() };
+        let details = JobDetails { summary, signed, hosts: vec![host] };
+        let hosts = concat!(
+            r#","hosts":[{"host":"n001","state":"indeterminate","exit_code":null,"signal":null,"reason":"lost","#,
+            r#""duration_ms":null,"late":"exit code 0"}]"#
+        );
+        let json = serde_json::to_string(&job(&details).expect("it can be read")).expect("JSON");
+        assert_eq!(json, whole("all of it", hosts));
+    }
+
+    #[test]
     fn words_that_are_no_text_lose_nothing() {
-        let shell = Command::new(Program::Shell(b"echo a".to_vec()));
-        assert_eq!(serde_json::to_string(&argv(&shell)).expect("JSON"), r#"["/bin/sh","-c","echo a"]"#);
-        let words = Command::new(Program::Argv(vec![b"a".to_vec(), b"\xff".to_vec()]));
+        let words = ["a".into(), bytes::Bytes::from_static(b"\xff")];
         assert_eq!(serde_json::to_string(&argv(&words)).expect("JSON"), r#"["a",{"b64":"/w=="}]"#);
     }
 

@@ -14,7 +14,7 @@ use muster_proto::link::{TaskReport, ToAgent};
 use muster_proto::merkle::Tree;
 use muster_proto::name::OperatorName;
 use muster_proto::time::Timestamp;
-use muster_store::{Append, AuditEntry, Store, StoreError};
+use muster_store::{Append, AuditEntry, LateEvidence, Store, StoreError};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -230,10 +230,10 @@ impl Running {
 
     async fn commit(&self, after: &mut Afterwards) -> Result<(), StoreError> {
         let job = self.job.spec().job;
-        for (target, text) in after.effects.late.drain(..) {
-            self.store.late_evidence(self.task(target), text, clock::now()).await?;
-        }
-        if after.effects.events.is_empty() && after.audit.is_empty() {
+        let at = clock::now();
+        let late = after.effects.late.drain(..);
+        let late: Vec<_> = late.map(|(target, text)| LateEvidence { task: self.task(target), text, at }).collect();
+        if after.effects.events.is_empty() && after.audit.is_empty() && late.is_empty() {
             return Ok(());
         }
         let append = Append {
@@ -243,6 +243,7 @@ impl Running {
             counts: *self.job.counts(),
             done_at: self.job.done_at(),
             audit: std::mem::take(&mut after.audit),
+            late,
         };
         let last = append.events.last().map(|event| event.seq);
         loop {

@@ -7,11 +7,11 @@ use crate::reply::Reply as _;
 use muster_core::target::{Selection, guard};
 use muster_proto::command::BlobRef;
 use muster_proto::id::{AgentId, JobId};
-use muster_proto::job::{JobHost, JobSpec, SignedJob, Target, target_tree};
+use muster_proto::job::{JobHost, JobList, JobSpec, SignedJob, Target, target_tree};
 use muster_proto::limits;
 use muster_proto::name::OperatorName;
 use muster_proto::wire::{self, submit_part};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use tonic::{Status, Streaming};
 
 /// Jobs in a list unless the caller says how many.
@@ -56,7 +56,7 @@ pub(super) async fn submit(
     receive_blobs(door, &spec, parts).await?;
 
     let job = spec.job;
-    let detail = format!("{job} on {} targets: {}", targets.len(), spec.command().program);
+    let detail = format!("{job} on {} targets: {}", targets.len(), spec.command().program.title());
     let record = audit(operator, "job.accept", detail);
     door.engine.submit(spec, signed, targets, record).await.map_err(|error| error.reply())?;
     Ok(wire::SubmitReply { job: job.as_bytes().to_vec().into() })
@@ -153,8 +153,9 @@ pub(super) async fn cancel(
 }
 
 pub(super) async fn list(door: &OperatorDoor, request: wire::ListJobsRequest) -> Result<wire::ListJobsReply, Status> {
-    let limit = if request.limit == 0 { LIST_LEN } else { request.limit.min(10_000) };
-    let jobs = door.store.jobs(limit).await.map_err(|error| error.reply())?;
+    let limit = if request.limit == 0 { LIST_LEN } else { request.limit.min(limits::JOBS_LISTED_MAX) };
+    let which = if request.unfinished { JobList::Unfinished } else { JobList::All };
+    let jobs = door.store.jobs(which, limit).await.map_err(|error| error.reply())?;
     Ok(wire::ListJobsReply { jobs: jobs.into_iter().map(Into::into).collect() })
 }
 
@@ -164,10 +165,18 @@ pub(super) async fn get(door: &OperatorDoor, request: wire::GetJobRequest) -> Re
     let stored = stored.ok_or_else(|| EngineError::NoSuchJob(job).reply())?;
     let tasks = door.engine.tasks(job, &stored.spec).await.map_err(|error| error.reply())?;
     let connected = door.sessions.epochs(stored.targets.iter().map(|target| target.agent));
-    let hosts = stored.targets.iter().zip(tasks).zip(connected).map(|((target, (phase, outcome)), epoch)| {
-        JobHost { target: target.clone(), phase, outcome, connected: epoch.is_some() }.into()
+    let late = door.store.late_evidence_of(job).await.map_err(|error| error.reply())?;
+    let mut late: HashMap<_, _> = late.into_iter().map(|late| (late.task.target, late.text)).collect();
+    let hosts = (0..).zip(stored.targets.iter()).zip(tasks).zip(connected);
+    let hosts = hosts.map(|(((place, target), (phase, outcome)), epoch)| {
+        let (target, connected, late) = (target.clone(), epoch.is_some(), late.remove(&place));
+        JobHost { target, phase, outcome, connected, late }.into()
     });
-    Ok(wire::GetJobReply { hosts: hosts.collect(), summary: Some(stored.summary.into()) })
+    Ok(wire::GetJobReply {
+        hosts: hosts.collect(),
+        summary: Some(stored.summary.into()),
+        signed: Some(stored.signed.into()),
+    })
 }
 
 pub(super) fn job_id(bytes: &[u8]) -> Result<JobId, Status> {

@@ -35,10 +35,9 @@ fn ttl(millis: u64) -> Result<Duration, Status> {
     }
 }
 
-fn secret() -> Result<[u8; 32], Status> {
-    let mut secret = [0; 32];
-    getrandom::fill(&mut secret).map_err(|_| Status::unavailable("the system has no random numbers: try again"))?;
-    Ok(secret)
+fn token(door: &OperatorDoor, kind: TokenKind, address: String) -> Result<Token, Status> {
+    let token = door.issuers.token(kind, address);
+    token.map_err(|_| Status::unavailable("the system has no random numbers: try again"))
 }
 
 pub(super) async fn create_token(
@@ -49,13 +48,7 @@ pub(super) async fn create_token(
     let labels = wire::labels_of(&request.labels).map_err(|error| error.reply())?;
     let uses = request.uses.max(1);
     let expires_at = clock::now() + ttl(request.ttl_ms)?;
-    let token = Token {
-        kind: TokenKind::Join,
-        cluster: door.issuers.cluster(),
-        pin: door.issuers.pin(),
-        secret: secret()?,
-        address: String::new(),
-    };
+    let token = token(door, TokenKind::Join, String::new())?;
     let new = NewToken {
         hash: Token::hash(&token.secret),
         labels,
@@ -68,6 +61,7 @@ pub(super) async fn create_token(
     Ok(wire::CreateTokenReply { token: token.to_string(), expires_at_ms: expires_at.as_millis() })
 }
 
+/// A new operator, or a new code for one who needs another key or certificate: a name stays with its person.
 pub(super) async fn add_operator(
     door: &OperatorDoor,
     operator: &OperatorName,
@@ -75,20 +69,14 @@ pub(super) async fn add_operator(
 ) -> Result<wire::AddOperatorReply, Status> {
     let name: OperatorName = request.name.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
     let expires_at = clock::now() + ttl(request.ttl_ms)?;
-    let code = Token {
-        kind: TokenKind::Login,
-        cluster: door.issuers.cluster(),
-        pin: door.issuers.pin(),
-        secret: secret()?,
-        // The host is where the new operator reaches the controller; whoever hands out the code knows it.
-        address: format!(":{}", door.enrolment_port),
-    };
+    // The host is where the operator reaches the controller; whoever hands out the code knows it.
+    let code = token(door, TokenKind::Login, format!(":{}", door.enrolment_port))?;
     let new = NewOperator {
         name: name.clone(),
         code_hash: Token::hash(&code.secret),
         expires_at,
         at: clock::now(),
-        audit: audit(operator, "operator.add", name.to_string()),
+        actor: format!("operator/{operator}"),
     };
     door.store.add_operator(new).await.map_err(|error| error.reply())?;
     Ok(wire::AddOperatorReply { code: code.to_string(), expires_at_ms: expires_at.as_millis() })

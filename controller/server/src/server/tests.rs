@@ -184,14 +184,14 @@ async fn without_a_token_an_operator_must_approve() {
 async fn a_code_makes_an_operator_once() {
     let controller = Controller::start().await;
     let grace: OperatorName = "grace".parse().expect("a name");
-    let operator = NewOperator {
+    let code = |secret: [u8; 32]| NewOperator {
         name: grace.clone(),
-        code_hash: Token::hash(&[7; 32]),
+        code_hash: Token::hash(&secret),
         expires_at: clock::now() + HOUR,
         at: clock::now(),
-        audit: audit("operator.add"),
+        actor: "operator/ada".to_owned(),
     };
-    controller.store.add_operator(operator).await.expect("added");
+    controller.store.add_operator(code([7; 32])).await.expect("added");
 
     let p256 = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
     let error = controller.log_in([7; 32], &p256).await.expect_err("it could not sign jobs");
@@ -206,6 +206,10 @@ async fn a_code_makes_an_operator_once() {
     let used = controller.log_in([7; 32], &key()).await.expect_err("used");
     let unknown = controller.log_in([8; 32], &key()).await.expect_err("unknown");
     assert_eq!((used.code(), used.message()), (Code::PermissionDenied, unknown.message()));
+
+    // As if the answer had been lost: the name gets another code.
+    controller.store.add_operator(code([9; 32])).await.expect("a new code");
+    assert_eq!(controller.log_in([9; 32], &key()).await.expect("logged in again").operator, "grace");
 }
 
 #[tokio::test]

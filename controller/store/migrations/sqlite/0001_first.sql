@@ -3,14 +3,16 @@
 
 -- A job's changing part: small, because every append rewrites the row.
 CREATE TABLE jobs (
-    job         BLOB    NOT NULL PRIMARY KEY,
-    state       TEXT    NOT NULL CHECK (state IN ('queued', 'active', 'paused', 'cancelling', 'done')),
-    targets     INTEGER NOT NULL,
-    counts      BLOB    NOT NULL,
-    last_seq    INTEGER NOT NULL,
-    created_at  INTEGER NOT NULL,
-    accepted_at INTEGER NOT NULL,
-    done_at     INTEGER,
+    job          BLOB    NOT NULL PRIMARY KEY,
+    state        TEXT    NOT NULL CHECK (state IN ('queued', 'active', 'paused', 'cancelling', 'done')),
+    targets      INTEGER NOT NULL,
+    counts       BLOB    NOT NULL,
+    last_seq     INTEGER NOT NULL,
+    -- How many bytes of the job's output file count.
+    output_bytes INTEGER NOT NULL,
+    created_at   INTEGER NOT NULL,
+    accepted_at  INTEGER NOT NULL,
+    done_at      INTEGER,
     CHECK ((state = 'done') = (done_at IS NOT NULL))
 );
 CREATE INDEX jobs_newest ON jobs (accepted_at DESC, job DESC);
@@ -19,33 +21,39 @@ CREATE INDEX jobs_unfinished ON jobs (accepted_at, job) WHERE done_at IS NULL;
 CREATE TRIGGER jobs_done_for_ever BEFORE UPDATE ON jobs WHEN OLD.done_at IS NOT NULL
 BEGIN SELECT RAISE(ABORT, 'a job that is done never changes'); END;
 
--- A job's fixed part: what was signed, and the frozen target list as one record.
+-- A job's fixed part: what lists show of it, what was signed, and the frozen target list as one record. Lists never
+-- read beyond `root`: what follows may have megabytes.
 CREATE TABLE job_specs (
     job         BLOB NOT NULL PRIMARY KEY REFERENCES jobs (job) ON DELETE CASCADE,
+    operator    TEXT NOT NULL,
+    title       TEXT NOT NULL,
+    argv        BLOB NOT NULL,
+    root        BLOB NOT NULL,
     signature   BLOB NOT NULL,
     certificate BLOB NOT NULL,
     payload     BLOB NOT NULL,
     targets     BLOB NOT NULL
 );
 
--- Events, several to a block; readers go by last_seq.
+-- Events, several to a block; readers go by last_seq. Their places in the job's output file count from output_at.
 CREATE TABLE event_blocks (
     job       BLOB    NOT NULL REFERENCES jobs (job) ON DELETE CASCADE,
     last_seq  INTEGER NOT NULL,
     first_seq INTEGER NOT NULL,
+    output_at INTEGER NOT NULL,
     body      BLOB    NOT NULL,
     PRIMARY KEY (job, last_seq)
 );
 
--- What became known of a task after its terminal state.
+-- What became known of a task after its terminal state; the first word counts, so that no agent can fill the table.
 CREATE TABLE late_evidence (
     job     BLOB    NOT NULL REFERENCES jobs (job) ON DELETE CASCADE,
     target  INTEGER NOT NULL,
     attempt INTEGER NOT NULL,
     at      INTEGER NOT NULL,
-    text    TEXT    NOT NULL
+    text    TEXT    NOT NULL,
+    PRIMARY KEY (job, target, attempt)
 );
-CREATE INDEX late_evidence_of ON late_evidence (job);
 
 CREATE TABLE agents (
     id              BLOB    NOT NULL PRIMARY KEY,

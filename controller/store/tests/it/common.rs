@@ -74,5 +74,13 @@ pub fn event(seq: u64, kind: EventKind) -> Event {
 
 /// A job's next events.
 pub fn append(job: JobId, events: Vec<Event>) -> Append {
-    Append { job, events, state: JobState::Active, counts: Counts::default(), done_at: None, audit: Vec::new() }
+    Append {
+        job,
+        events,
+        state: JobState::Active,
+        counts: Counts::default(),
+        done_at: None,
+        audit: Vec::new(),
+        late: Vec::new(),
+    }
 }

@@ -1,9 +1,10 @@
 //! What must hold when many come at once, when somebody is wrong, and when the disk is.
 
 use crate::common::{Failure, agent_id, append, at, entry, event, good, job_id, new_job};
+use muster_proto::command::{Command, Program};
 use muster_proto::event::{EventKind, Stream};
 use muster_proto::fleet::{Labels, PendingAgent};
-use muster_proto::job::JobState;
+use muster_proto::job::{JobList, JobState, Work};
 use muster_store::{
     Append, AuditError, EnrolBy, EnrolError, NewAgent, NewToken, OpenError, PendingError, Store, StoreError,
 };
@@ -129,6 +130,56 @@ async fn what_was_answered_survives_a_process_that_just_ends() -> Result<(), Fai
     OpenOptions::new().write(true).open(&file)?.set_len(10)?;
     assert!(matches!(store.events(id, 1, usize::MAX).await, Err(StoreError::Damaged(_))));
     assert_eq!(store.events(id, 0, 1).await?.len(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_fails_can_be_repeated_for_ever_without_a_trace() -> Result<(), Failure> {
+    let dir = tempfile::tempdir()?;
+    let store = Store::open(dir.path()).await?;
+    let id = job_id(1);
+    store.accept(new_job(id)).await?;
+    let output = |seq, byte| {
+        // No two pieces shrink to the same size.
+        let data = vec![byte; 5_000 * usize::from(byte)].into();
+        event(seq, EventKind::Output { target: 0, stream: Stream::Stdout, offset: 0, data })
+    };
+    store.append(append(id, vec![output(2, 1)])).await?;
+    let file = dir.path().join("output").join(id.to_string());
+    let size = || fs::metadata(&file).map(|file| file.len());
+    tamper(dir.path(), "CREATE TRIGGER full BEFORE INSERT ON event_blocks BEGIN SELECT RAISE(ABORT, 'full'); END")
+        .await?;
+    let (two, mut sizes) = (append(id, vec![output(3, 2), output(4, 3)]), Vec::new());
+    for _ in 0..5 {
+        assert!(matches!(store.append(two.clone()).await, Err(StoreError::Unavailable(_))));
+        sizes.push(size()?);
+    }
+    tamper(dir.path(), "DROP TRIGGER full").await?;
+    store.append(two).await?;
+    sizes.push(size()?);
+    assert!(matches!(store.append(append(id, vec![output(9, 4)])).await, Err(StoreError::Conflict(_))));
+    sizes.push(size()?);
+    assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
+    store.append(append(id, vec![output(5, 5)])).await?;
+    assert_eq!(store.events(id, 1, usize::MAX).await?, [output(2, 1), output(3, 2), output(4, 3), output(5, 5)]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_list_is_small_whatever_was_signed() -> Result<(), Failure> {
+    let dir = tempfile::tempdir()?;
+    let store = Store::open(dir.path()).await?;
+    let mut new = new_job(job_id(1));
+    let words = vec![b"echo".to_vec(), vec![b'x'; 100_000], b"y".to_vec()];
+    new.spec.work = Work::Command(Command::new(Program::Argv(words.clone())));
+    new.signed.payload = new.spec.encode();
+    store.accept(new.clone()).await?;
+    let listed = store.jobs(JobList::All, 10).await?.remove(0);
+    assert_eq!(listed.title.chars().count(), 201);
+    assert!(listed.title.starts_with("echo 'xxx") && listed.title.ends_with('…'));
+    assert_eq!((listed.argv.len(), &listed.argv[0][..]), (2, &b"echo"[..]));
+    assert!(listed.argv[1].len() < 4_100 && listed.argv[1].ends_with("…".as_bytes()));
+    assert_eq!(store.job(job_id(1)).await?.ok_or("stored")?.signed, new.signed, "all of it is kept");
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use super::{WireError, bytes_of, digest_of, id_of, millis, parsed, present};
 use crate::command::{BlobRef, Command, EnvVar, OutputLimit, Program};
 use crate::job::{JobHost, JobSpec, JobState, JobSummary, Phase, SignedJob, Target, TargetsDigest, Work};
 use crate::limits;
+use crate::text;
 use crate::time::Timestamp;
 use crate::wire;
 use bytes::Bytes;
@@ -200,8 +201,11 @@ impl From<JobSummary> for wire::JobSummary {
         Self {
             job: bytes_of(job.job.as_bytes()),
             state: wire::JobState::from(job.state).into(),
-            signed: Some(job.signed.into()),
-            targets: job.targets,
+            operator: job.operator.to_string(),
+            title: job.title,
+            argv: job.argv,
+            targets: job.targets.count,
+            root: bytes_of(&job.targets.root),
             counts: super::event::counts_to_wire(&job.counts),
             created_at_ms: job.created_at.as_millis(),
             done_at_ms: job.done_at.map_or(0, Timestamp::as_millis),
@@ -216,9 +220,11 @@ impl TryFrom<wire::JobSummary> for JobSummary {
         Ok(Self {
             job: id_of(&job.job, "job")?,
             state: job.state().try_into()?,
+            operator: parsed(&job.operator, "operator")?,
+            title: text::line(&job.title),
+            targets: TargetsDigest { root: digest_of(&job.root, "root")?, count: job.targets },
             counts: super::event::counts_of(&job.counts)?,
-            signed: present(job.signed, "signed")?.try_into()?,
-            targets: job.targets,
+            argv: job.argv,
             created_at: Timestamp::from_millis(job.created_at_ms),
             done_at: (job.done_at_ms != 0).then_some(Timestamp::from_millis(job.done_at_ms)),
         })
@@ -233,6 +239,7 @@ impl From<JobHost> for wire::JobHost {
             phase: host.phase.as_str().to_owned(),
             outcome: host.outcome.map(Into::into),
             connected: host.connected,
+            late: host.late.unwrap_or_default(),
         }
     }
 }
@@ -247,6 +254,7 @@ impl TryFrom<wire::JobHost> for JobHost {
             phase: present(phases.into_iter().find(|phase| phase.as_str() == host.phase), "phase")?,
             outcome: host.outcome.map(TryInto::try_into).transpose()?,
             connected: host.connected,
+            late: (!host.late.is_empty()).then(|| text::line(&host.late)),
         })
     }
 }

@@ -5,10 +5,12 @@ use crate::client::Client;
 use crate::settings::{self, Settings};
 use crate::show;
 use anyhow::{Context as _, bail};
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use muster_proto::context::Addresses;
-use muster_proto::job::JobState;
+use muster_proto::job::JobList;
+use muster_proto::limits;
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -28,8 +30,6 @@ const LOOK: Duration = Duration::from_millis(10);
 const CANCEL_LIMIT: Duration = Duration::from_secs(15);
 /// For a process to end by itself when its stdin closes, and after TERM.
 const END_LIMIT: Duration = Duration::from_millis(2_500);
-/// Jobs that are looked at when the fleet ends.
-const JOBS_MAX: u32 = 1_000;
 /// Lines of a log that are shown when something did not start.
 const LOG_LINES: usize = 10;
 
@@ -107,8 +107,14 @@ impl Fleet {
     /// Cancels what runs, ends all processes, and returns when none is left.
     pub async fn end(&mut self) {
         if let Some(client) = self.client.take() {
-            // The controller may have been killed on purpose: nothing to cancel then.
-            let _ = timeout(CANCEL_LIMIT, cancel_all(&client)).await;
+            let why = match timeout(CANCEL_LIMIT, cancel_all(&client)).await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some(format!("not all had ended after {} s", CANCEL_LIMIT.as_secs())),
+            };
+            if let Some(why) = why {
+                show::note(&format!("dev: jobs could not be cancelled, what they started may still run here ({why})"));
+            }
         }
         join_all(self.agents.drain(..).map(Process::end)).await;
         if let Some(controller) = self.controller.take() {
@@ -134,18 +140,18 @@ async fn start_agent(home: &Path, client: &Client, addresses: &Addresses, slot: 
 }
 
 async fn cancel_all(client: &Client) -> anyhow::Result<()> {
-    let mut asked = false;
+    let mut asked = HashSet::new();
     loop {
-        let jobs = client.jobs(JOBS_MAX).await?;
-        let open: Vec<_> = jobs.iter().filter(|job| job.state != JobState::Done).map(|job| job.job).collect();
+        let open = client.jobs(JobList::Unfinished, limits::JOBS_LISTED_MAX).await?;
         if open.is_empty() {
             return Ok(());
         }
-        if !asked {
+        if asked.is_empty() {
             show::note("dev: cancelling what still runs");
-            join_all(open.iter().map(|job| client.cancel(*job))).await;
-            asked = true;
         }
+        // A list may leave out those that came before it.
+        let fresh: Vec<_> = open.into_iter().map(|job| job.job).filter(|job| asked.insert(*job)).collect();
+        try_join_all(fresh.into_iter().map(|job| client.cancel(job))).await?;
         sleep(LOOK).await;
     }
 }
