@@ -55,8 +55,6 @@ pub const UNFINISHED_MAX: usize = 4_096;
 pub const RUNNING_TASKS_MAX: usize = 64;
 /// Tasks that wait on a host.
 pub const WAITING_TASKS_MAX: usize = 1_024;
-/// Output of one task in a host's spool, head and tail together. The tail is in the supervisor's memory until the end.
-pub const SPOOL_TASK_BYTES_MAX: u64 = 64 << 20;
 /// What the spool of a host may hold before new tasks are refused: some fifty tasks with full output whose results the
 /// controller lacks. Tasks that work by then may still fill what each was signed for.
 pub const SPOOL_BYTES_MAX: u64 = 1 << 30;

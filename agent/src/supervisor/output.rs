@@ -10,7 +10,7 @@ use super::tail::{Tail, slot};
 use crate::spool::{RECORD_HEADER_BYTES, Record, RecordBody};
 use muster_proto::command::OutputLimit;
 use muster_proto::event::Stream;
-use muster_proto::limits::{OUTPUT_FRAME_BYTES_MAX, SPOOL_TASK_BYTES_MAX};
+use muster_proto::limits::OUTPUT_FRAME_BYTES_MAX;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::time::Duration;
@@ -75,8 +75,8 @@ impl Gathered {
 impl Output {
     pub(super) fn new(out: File, limit: OutputLimit) -> Self {
         // However much a job asks for: the tail is in memory.
-        let head = limit.head.min(SPOOL_TASK_BYTES_MAX);
-        let tail = Tail::new(limit.tail.min(SPOOL_TASK_BYTES_MAX - head));
+        // Both are bounded where a job is decoded.
+        let (head, tail) = (limit.head, Tail::new(limit.tail));
         Self { out, size: 0, frames: 0, head, tail, gathered: [Gathered::new(), Gathered::new()] }
     }
 
