@@ -37,7 +37,7 @@ use muster_proto::seal::SealError;
 use muster_proto::tls::{self, TlsError};
 use rustix::fs::FlockOperation;
 use ship::Shipment;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::future::Future;
 use std::io;
@@ -78,6 +78,9 @@ pub struct Agent {
     waiting: VecDeque<TaskId>,
     /// Those of them that may have something to report, in turn.
     ready: VecDeque<TaskId>,
+    /// Those of them whose supervisor may be gone, and when to ask.
+    doubtful: BTreeSet<TaskId>,
+    second_look: Option<Instant>,
     /// Supervisors of this start, until they are reaped.
     children: Vec<(TaskId, Child)>,
     burials: Burials,
@@ -127,6 +130,8 @@ impl Agent {
             tasks: BTreeMap::new(),
             waiting: VecDeque::new(),
             ready: VecDeque::new(),
+            doubtful: BTreeSet::new(),
+            second_look: None,
             children: Vec::new(),
             burials: Burials::new(),
             warned_of_strangers: false,
@@ -156,7 +161,7 @@ impl Agent {
         loop {
             self.start_waiting();
             let room = self.pump();
-            let alarm = self.next_expiry();
+            let (alarm, second_look) = (self.next_expiry(), self.second_look);
             tokio::select! {
                 () = &mut shutdown => break,
                 event = events.recv(), if self.outbox.len() < OUTBOX_MAX => match event {
@@ -172,6 +177,7 @@ impl Agent {
                 _ = deaths.recv() => self.reap(),
                 (id, result) = self.burials.next() => self.on_burial(id, result),
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => self.expire(),
+                () = sleep_until(second_look.unwrap_or_else(Instant::now)), if second_look.is_some() => self.look_again(),
             }
         }
         info!("agent ends; its tasks go on");

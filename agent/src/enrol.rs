@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
+use tonic::{Code, Status};
 
 /// Between two questions whether an operator has approved.
 const POLL: Duration = Duration::from_secs(2);
@@ -67,18 +68,14 @@ async fn ask(
     question: wire::EnrolAgentRequest,
 ) -> Result<enrol_agent_reply::Result, EnrolError> {
     let tls = Arc::new(tls::pinned_client_config(pin)?);
+    let address = || request.controller.clone();
     let channel = session::dial(&request.controller, cluster, tls).await.map_err(|error| match error {
-        LinkError::WrongIssuer => EnrolError::WrongCluster { address: request.controller.clone() },
+        LinkError::WrongIssuer => EnrolError::WrongCluster { address: address() },
+        LinkError::Refused(_) => EnrolError::WrongListener { address: address() },
         other => EnrolError::Link(other),
     })?;
     let mut client = EnrolmentClient::new(channel).max_decoding_message_size(limits::AGENT_MESSAGE_BYTES_MAX);
-    let reply = client.enrol_agent(question).await.map_err(|status| {
-        if status.code() == tonic::Code::Unavailable || status.code() == tonic::Code::Unknown {
-            EnrolError::Link(LinkError::Lost(session::chain(&status)))
-        } else {
-            EnrolError::Refused(text::line(status.message()))
-        }
-    })?;
+    let reply = client.enrol_agent(question).await.map_err(|status| EnrolError::of_status(&status, address()))?;
     reply.into_inner().result.ok_or(EnrolError::Answer)
 }
 
@@ -144,6 +141,12 @@ pub enum EnrolError {
         /// `HOST:PORT`.
         address: String,
     },
+    /// One of the cluster's other listeners, which want a certificate of those who call.
+    #[error("{address} answers, but not as the enrolment listener: is it the enrolment port (7445 by default)?")]
+    WrongListener {
+        /// `HOST:PORT`.
+        address: String,
+    },
     /// No connection.
     #[error(transparent)]
     Link(LinkError),
@@ -158,9 +161,36 @@ pub enum EnrolError {
     Tls(#[from] TlsError),
 }
 
+impl EnrolError {
+    fn of_status(status: &Status, address: String) -> Self {
+        let told = session::status_text(status);
+        match status.code() {
+            Code::Unimplemented => Self::WrongListener { address },
+            Code::Unavailable | Code::Unknown | Code::Cancelled if session::is_alert(&told) => {
+                Self::WrongListener { address }
+            }
+            Code::Unavailable | Code::Unknown | Code::Cancelled => Self::Link(LinkError::Lost(text::line(&told))),
+            _ => Self::Refused(text::line(status.message())),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_listener_of_the_controller_is_called_that() {
+        let alert = || Status::from_error("received fatal alert: CertificateRequired".into());
+        for status in [alert(), Status::unimplemented("")] {
+            let error = EnrolError::of_status(&status, "c:7443".to_owned()).to_string();
+            assert!(error.starts_with("c:7443 answers, but not as the enrolment listener"), "{error}");
+        }
+        let lost = EnrolError::of_status(&Status::unavailable("gone"), "c:7445".to_owned()).to_string();
+        assert_eq!(lost, "the connection to the controller was lost (gone)");
+        let refused = EnrolError::of_status(&Status::permission_denied("used"), "c:7445".to_owned()).to_string();
+        assert_eq!(refused, "the controller refused: used");
+    }
 
     #[tokio::test]
     async fn an_enrolled_state_directory_is_refused() {

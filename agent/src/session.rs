@@ -379,21 +379,28 @@ impl LinkError {
     /// In TLS 1.3 a server judges our certificate when we believe to be connected already: that shows as a request
     /// cancelled, or as an alert somewhere down the chain.
     fn of_status(status: &Status) -> Self {
-        let mut text = status.message().to_owned();
-        let mut source = status.source();
-        while let Some(error) = source {
-            text = format!("{text}: {error}");
-            source = error.source();
-        }
+        let text = status_text(status);
         let refused = matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied | Code::Cancelled);
-        if refused || text.contains("fatal alert") { Self::Refused(text) } else { Self::Lost(text) }
+        if refused || is_alert(&text) { Self::Refused(text) } else { Self::Lost(text) }
     }
 }
 
 /// An error with its causes on one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
+fn chain(error: &dyn Error) -> String {
+    with_causes(error.to_string(), error.source())
+}
+
+/// A status with its causes on one line. Its own `Display` is for programmers.
+pub fn status_text(status: &Status) -> String {
+    with_causes(status.message().to_owned(), status.source())
+}
+
+/// Whether a [`status_text`] tells of a server that does not take our certificate, or wants one.
+pub fn is_alert(text: &str) -> bool {
+    text.contains("fatal alert")
+}
+
+fn with_causes(mut text: String, mut source: Option<&dyn Error>) -> String {
     while let Some(error) = source {
         let next = error.to_string();
         if !text.ends_with(&next) {

@@ -104,7 +104,7 @@ pub enum UsageError {
     Command(String),
     /// An option, or its form.
     #[error("{0}: see `muster-agent --help`")]
-    Option(#[from] lexopt::Error),
+    Option(String),
     /// An option's value.
     #[error("{option}: {reason}")]
     Value {
@@ -127,29 +127,42 @@ pub enum UsageError {
     NoState,
 }
 
+impl From<lexopt::Error> for UsageError {
+    /// Not as a source: its text is all there is to it, and would be told twice.
+    fn from(error: lexopt::Error) -> Self {
+        Self::Option(error.to_string())
+    }
+}
+
 const HELP: &str = "\
 muster-agent: runs what an operator of Muster signed, and tells what happened
 
 Usage:
-  muster-agent enroll --controller HOST:PORT --token-file FILE   get a name with a join token
-  muster-agent enroll --controller HOST:PORT --pin CLUSTER:HEX   ask for approval by an operator
-  muster-agent run                                               be an agent
+  muster-agent enroll --controller HOST:PORT --token-file FILE
+  muster-agent enroll --controller HOST:PORT --pin CLUSTER:HEX
+  muster-agent run
 
-enroll:
-      --controller HOST:PORT   the controller's enrolment listener; a token may carry it
-      --token-file FILE        a file with the join token; `-` reads it from stdin
-      TOKEN                    the token itself; other users can see it in the list of processes
-      --pin CLUSTER:HEX        without a token: what `muster-controller init` printed; the fingerprint of
-                               this machine's key is shown for an operator to compare and approve
-      --name NAME              the name to ask for; default: the host's name in lower case
+enroll: get a name, with a join token or by an operator's approval
+      --controller HOST:PORT   the controller's enrolment listener; a token may
+                               carry it
+      --token-file FILE        a file with the join token; `-` is stdin
+      TOKEN                    the token itself; other users can see it in the
+                               list of processes
+      --pin CLUSTER:HEX        without a token: what `muster-controller init`
+                               printed; the fingerprint of this machine's key
+                               is shown for an operator to compare and approve
+      --name NAME              the name to ask for; default: the host's name in
+                               lower case
 
-run:
-      --log-format text|json   form of the log on stderr (MUSTER_LOG=debug|info|warn says how much)
+run: be an agent
+      --log-format text|json   form of the log on stderr; how much it says:
+                               MUSTER_LOG=debug|info|warn
       --exit-on-stdin-eof      end when stdin closes: for fleets in tests
 
 Both:
       --state DIR              default: /var/lib/muster-agent for root, else
-                               $XDG_STATE_HOME/muster-agent or ~/.local/state/muster-agent
+                               $XDG_STATE_HOME/muster-agent or
+                               ~/.local/state/muster-agent
   -h, --help    -V, --version
 ";
 
@@ -342,6 +355,19 @@ mod tests {
         for bad in ["", "a", ":1", "a:", "a:0", "a:65536", "::1:7445", "a:b"] {
             assert_eq!(host_of(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn help_fits_a_terminal() {
+        for line in HELP.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_option_is_told_once() {
+        let error = Invocation::parse(["run", "--bogus"].map(Into::into)).err().expect("refused");
+        assert_eq!(format!("{:#}", anyhow::Error::from(error)), "invalid option '--bogus': see `muster-agent --help`");
     }
 
     #[test]

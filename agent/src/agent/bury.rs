@@ -70,11 +70,7 @@ impl Agent {
         match result {
             Ok(_) => self.look(id),
             // Somebody held the lock: only for a moment, to see whether a supervisor lives, or it is one, which will ring.
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                if matches!(task.dir.supervisor_alive(), Ok(false)) {
-                    self.bury(id);
-                }
-            }
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => self.doubt(id),
             Err(error) => {
                 error!(task = %id, %error, "cannot write the task's end");
                 if *fate == Fate::Forgotten {

@@ -40,8 +40,7 @@ impl Agent {
                     Ok(())
                 }
                 Ok(Found::Began(fate)) => {
-                    self.doorbell.watch(id, &dir)?;
-                    self.adopt(id, dir.clone(), fate)
+                    self.doorbell.watch(id, &dir).and_then(|()| self.adopt(id, dir.clone(), fate))
                 }
                 Err(damage) => Err(damage),
             };

@@ -24,7 +24,11 @@ use muster_proto::outcome::{End, EndKind};
 use muster_proto::time::Timestamp;
 use std::io;
 use std::time::Duration;
+use tokio::time::Instant;
 use tracing::{debug, error, warn};
+
+/// Between a close and the end of its lock lie microseconds; on a host that is starved of CPU, more.
+const SECOND_LOOK: Duration = Duration::from_millis(500);
 
 /// A task whose end is not committed.
 pub(super) struct Task {
@@ -324,12 +328,32 @@ impl Agent {
         }
     }
 
+    /// Whether the task's supervisor lives is asked once more, a little later.
+    pub(super) fn doubt(&mut self, id: TaskId) {
+        self.doubtful.insert(id);
+        self.second_look.get_or_insert_with(|| Instant::now() + SECOND_LOOK);
+    }
+
+    /// Looks again where there was doubt. A supervisor that lives will ring when it ends.
+    pub(super) fn look_again(&mut self) {
+        self.second_look = None;
+        for id in std::mem::take(&mut self.doubtful) {
+            let alive = self.tasks.get(&id).map(|task| task.dir.supervisor_alive());
+            if matches!(alive, Some(Ok(false))) {
+                self.look(id);
+                self.bury(id);
+            }
+        }
+    }
+
     /// Looks at the tasks whose supervisors rang.
     pub(super) fn on_bell(&mut self) -> io::Result<()> {
         for (id, news) in self.doorbell.drain()? {
             self.look(id);
-            if news == News::Ended {
-                self.bury(id);
+            match news {
+                News::Changed => {}
+                News::Doubtful => self.doubt(id),
+                News::Ended => self.bury(id),
             }
         }
         Ok(())

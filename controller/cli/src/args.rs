@@ -2,9 +2,14 @@
 //! own options are in its file.
 
 use crate::commands;
+use clap::builder::TypedValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 use muster_proto::fleet::Labels;
+use muster_proto::id::JobId;
+use std::fmt::Display;
+use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// Run a command on a fleet and see every answer as it arrives.
@@ -81,6 +86,27 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if span.is_zero() { Err("it must be more than 0".to_owned()) } else { Ok(span) }
 }
 
+/// A number within bounds.
+pub fn number<T>(bounds: impl RangeBounds<T> + Clone + Send + Sync + 'static) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    move |text: &str| text.parse().ok().filter(|number| bounds.contains(number)).ok_or_else(|| wanted(&bounds))
+}
+
+fn wanted<T: Display>(bounds: &impl RangeBounds<T>) -> String {
+    let end = |word: &str, bound: Bound<&T>| match bound {
+        Bound::Included(number) => format!(" {word} {number}"),
+        Bound::Excluded(_) | Bound::Unbounded => String::new(),
+    };
+    format!("use a number{}{}", end("from", bounds.start_bound()), end("to", bounds.end_bound()))
+}
+
+/// The id of a job.
+pub fn job(text: &str) -> Result<JobId, String> {
+    text.parse().map_err(|_| format!("{text} is no job id: `muster jobs` lists them"))
+}
+
 /// Labels as `role=web,env=prod`.
 pub fn labels(text: &str) -> Result<Labels, String> {
     let mut labels = Labels::new();
@@ -103,6 +129,35 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory as _;
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn who_types_no_number_or_no_job_is_told_what_is_wanted() {
+        for (line, wanted) in [
+            ("run -w all --yes=x true", "use a number"),
+            ("token create --uses x", "use a number from 1"),
+            ("jobs -n 0", "use a number from 1 to 1000"),
+            ("dev --agents 501", "use a number from 1 to 500"),
+            ("attach nope", "nope is no job id: `muster jobs` lists them"),
+            ("job nope", "nope is no job id"),
+            ("logs nope", "nope is no job id"),
+            ("cancel nope", "nope is no job id"),
+            ("rerun nope --failed", "nope is no job id"),
+        ] {
+            let words = std::iter::once("muster").chain(line.split(' '));
+            let refused = Args::try_parse_from(words).expect_err(wanted).to_string();
+            assert!(refused.lines().next().is_some_and(|line| line.contains(wanted)), "{refused}");
+        }
+    }
+
+    #[test]
+    fn every_number_is_read_as_what_its_option_holds() {
+        let id = JobId::from_bytes([0; 16]);
+        for line in ["run -w all --yes=3 true", "token create --uses 3", "jobs -n 3", "dev --agents 3"] {
+            let words = std::iter::once("muster").chain(line.split(' '));
+            assert!(Args::try_parse_from(words).is_ok(), "{line}");
+        }
+        assert!(Args::try_parse_from(["muster", "attach", &id.to_string(), "--after", "3"]).is_ok());
     }
 
     #[test]

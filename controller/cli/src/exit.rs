@@ -7,7 +7,7 @@
 //! | 2 | usage: an option, a command or a selector that cannot be meant |
 //! | 3 | some `unreachable`, `expired`, `rejected` or `skipped` |
 //! | 4 | some `indeterminate` |
-//! | 5 | the job goes on, but we no longer follow it |
+//! | 5 | the job goes on, but we no longer follow it: the link broke, or stdout did |
 //! | 6 | the controller is unavailable or refused |
 //! | 130 | interrupted |
 //!

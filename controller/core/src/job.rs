@@ -203,7 +203,7 @@ impl Job {
             let task = &self.tasks[target as usize];
             match task.phase {
                 Phase::Due(until) if until <= now && !task.connected => {
-                    let reason = format!("not connected within {} s", self.spec.deliver.as_secs_f32());
+                    let reason = format!("not connected within its window of {} s", self.spec.deliver.as_secs_f32());
                     self.end(target, Outcome::without_run(State::Unreachable, reason), now, effects);
                 }
                 Phase::Offered(until) | Phase::Accepted(until) | Phase::Started(until) => {
@@ -237,11 +237,11 @@ impl Job {
 
     /// A window that waits for contact opens anew; a task at work has at least the margin to come back.
     fn disconnected(&mut self, target: u32, now: Timestamp) {
-        let deliver = self.spec.deliver;
+        let window = (now + self.spec.deliver).max(self.windows_from);
         let Some(task) = self.tasks.get_mut(target as usize) else { return };
         let was_connected = std::mem::replace(&mut task.connected, false);
         match &mut task.phase {
-            Phase::Due(until) if was_connected => *until = now + deliver,
+            Phase::Due(until) if was_connected => *until = window,
             Phase::Offered(until) | Phase::Accepted(until) | Phase::Started(until) => {
                 *until = (*until).max(now + CONTACT_MARGIN);
             }
@@ -355,7 +355,7 @@ impl Job {
             None => match (task.outcome(), evidence, frame) {
                 (Some(Outcome { state: State::Indeterminate, .. }), Some(text), _) => effects.late.push((target, text)),
                 // Taken without effect, and acknowledged: otherwise the agent would never come to the end.
-                (_, _, Some(number)) => push_ack(&mut effects.sends, target, number + 1),
+                (_, _, Some(number)) => push_ack(&mut effects.sends, target, number.saturating_add(1)),
                 _ => {}
             },
         }

@@ -21,7 +21,7 @@ use muster_proto::link::{TaskReport, ToAgent, Unfinished};
 use muster_proto::name::OperatorName;
 use muster_proto::outcome::{Outcome, State};
 use muster_store::{AcceptError, AuditEntry, LateEvidence, NewJob, Store, StoreError};
-use running::{Input, Running};
+use running::{Input, Reports, Running};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -177,8 +177,14 @@ impl Engine {
         let running = Running::new(job, signed, Arc::clone(&targets), tree, self.store.clone(), self.sessions.clone());
         let engine = self.clone();
         tokio::spawn(async move {
-            running.run(queue, progress).await;
+            // A task of its own: whatever becomes of it, the job does not stay in the list as if it were at work.
+            let ended = tokio::spawn(running.run(queue, progress)).await;
             engine.jobs().remove(id, &targets);
+            for late in ended.unwrap_or_default() {
+                if let Err(error) = engine.take_late(late.agent, late.epoch, late.reports).await {
+                    warn!(job = %id, %error, "what came as the job ended could not be kept");
+                }
+            }
         });
     }
 
@@ -266,7 +272,8 @@ impl Engine {
             match self.past(agent, held.task).await? {
                 Past::Ended => resumption.then.push(ToAgent::Committed(held.task)),
                 // Its output is no longer taken; how it ended is.
-                Past::Unknown => resumption.resume.push((held.task, held.next_frame)),
+                Past::Unknown if held.started => resumption.resume.push((held.task, held.next_frame)),
+                Past::Unknown => resumption.then.push(ToAgent::Committed(held.task)),
                 Past::NotHere => {}
             }
         }
@@ -277,7 +284,8 @@ impl Engine {
     async fn past(&self, agent: AgentId, task: TaskId) -> Result<Past, StoreError> {
         match self.store.job(task.job).await? {
             Some(stored) if stored.summary.state == JobState::Done => {
-                let mine = stored.targets.get(task.target as usize).is_some_and(|target| target.agent == agent);
+                let target = stored.targets.get(task.target as usize).filter(|_| task.attempt == 1);
+                let mine = target.is_some_and(|target| target.agent == agent);
                 let all_known = stored.summary.counts.get(State::Indeterminate) == 0;
                 Ok(match (mine, all_known) {
                     (true, true) => Past::Ended,
@@ -311,7 +319,7 @@ impl Engine {
             match self.handle(job) {
                 Some(handle) => {
                     // A job that ends meanwhile lets go of what waits; the agent tells again when it comes back.
-                    let _ = handle.inputs.send(Input::Reports { agent, epoch, reports }).await;
+                    let _ = handle.inputs.send(Input::Reports(Reports { agent, epoch, reports })).await;
                 }
                 None => self.take_late(agent, epoch, reports).await?,
             }
@@ -319,24 +327,38 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends that come after their job was done: where its state says that nobody can know, they are kept beside it.
+    /// Reports that come after their job was done. Output is acknowledged and let go, so that the agent comes to the end;
+    /// an end is kept beside a state that says that nobody can know.
     async fn take_late(
         &self,
         agent: AgentId,
         epoch: Epoch,
         reports: Vec<(TaskId, TaskReport)>,
     ) -> Result<(), StoreError> {
+        let mut known: HashMap<TaskId, Past> = HashMap::new();
+        let mut answers: HashMap<TaskId, ToAgent> = HashMap::new();
         for (task, report) in reports {
-            let TaskReport::Exited { end, .. } = report else { continue };
-            let past = self.past(agent, task).await?;
-            if past == Past::Unknown {
-                let late = LateEvidence { task, text: late_evidence(&end), at: clock::now() };
-                self.store.late_evidence(late).await?;
-            }
-            if past != Past::NotHere {
-                self.sessions.send([(agent, epoch, Outgoing::Message(ToAgent::Committed(task)))]);
+            let past = match known.get(&task) {
+                Some(past) => *past,
+                None => *known.entry(task).or_insert(self.past(agent, task).await?),
+            };
+            match report {
+                _ if past == Past::NotHere => {}
+                TaskReport::Exited { end, .. } => {
+                    if past == Past::Unknown {
+                        let late = LateEvidence { task, text: late_evidence(&end), at: clock::now() };
+                        self.store.late_evidence(late).await?;
+                    }
+                    answers.insert(task, ToAgent::Committed(task));
+                }
+                TaskReport::Frame(frame) => {
+                    let next_frame = frame.number.saturating_add(1);
+                    answers.insert(task, ToAgent::Ack { task, next_frame });
+                }
+                _ => {}
             }
         }
+        self.sessions.send(answers.into_values().map(|answer| (agent, epoch, Outgoing::Message(answer))));
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 use crate::clock;
 use crate::files::{self, Staged};
 use crate::issuers::{IssueError, Issuers, IssuersError, PublicKey, RequestError, Validity};
-use crate::settings::StateDir;
+use crate::settings::{self, OPERATORS_PORT, Settings, StateDir};
 use muster_proto::context::{Config, Context};
 use muster_proto::id::ClusterId;
 use muster_proto::name::OperatorName;
@@ -16,6 +16,7 @@ use rcgen::{KeyPair, PKCS_ED25519};
 use std::fmt::{self, Write as _};
 use std::fs;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,7 +45,8 @@ pub struct Made {
     /// SHA-256 of the controller CA.
     pub pin: [u8; 32],
     init: Init,
-    current: bool,
+    /// What `muster` must be told to find the new context, with a space before each.
+    options: String,
 }
 
 impl Init {
@@ -55,7 +57,13 @@ impl Init {
         let state = self.state.path();
         let building = Building::start(state)?;
         let (context, pin, cluster) = self.build(&StateDir::new(&building.0)).await?;
-        let current = config.current.get_or_insert_with(|| self.context.clone()) == &self.context;
+        let mut options = String::new();
+        if settings::config_file().as_ref() != Some(&self.config) {
+            options += &format!(" --config {}", self.config.display());
+        }
+        if config.current.get_or_insert_with(|| self.context.clone()) != &self.context {
+            options += &format!(" --context {}", self.context);
+        }
         config.contexts.insert(self.context.clone(), context);
         let staged = self.stage_config(&config)?;
 
@@ -67,7 +75,20 @@ impl Init {
             let _ = fs::remove_dir_all(state);
             return Err(InitError::Config { path: self.config, source });
         }
-        Ok(Made { cluster, pin, init: self, current })
+        Ok(Made { cluster, pin, init: self, options })
+    }
+
+    /// Where to listen so that operators get through to `address`: this machine may not know that name as its own.
+    fn listener(&self) -> SocketAddr {
+        let (host, port) = self.address.rsplit_once(':').unwrap_or((&self.address, ""));
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let ip = match bare.parse::<IpAddr>() {
+            Ok(ip) if ip.is_loopback() => ip,
+            Ok(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+            Err(_) if bare == "localhost" => Ipv4Addr::LOCALHOST.into(),
+            Ok(IpAddr::V4(_)) | Err(_) => Ipv4Addr::UNSPECIFIED.into(),
+        };
+        SocketAddr::new(ip, port.parse().unwrap_or(OPERATORS_PORT))
     }
 
     fn read_config(&self) -> Result<Config, InitError> {
@@ -167,7 +188,12 @@ impl fmt::Display for Made {
             let _ = write!(text, "{byte:02x}");
             text
         });
-        let context = if self.current { String::new() } else { format!(" --context {}", self.init.context) };
+        let listener = self.init.listener();
+        let operators = if listener == Settings::at(self.init.state.clone()).operators {
+            String::new()
+        } else {
+            format!(" --operators {listener}")
+        };
         write!(
             f,
             "Cluster {cluster} is made.
@@ -182,11 +208,12 @@ operators, and so run commands on every agent. Guard {state}/ca/operators.key.
 
 Next, here and in another terminal:
 
-  muster-controller serve --state {state}
-  muster{context} token create
+  muster-controller serve --state {state}{operators}
+  muster{options} token create
 ",
             cluster = self.cluster,
             operator = self.init.operator,
+            options = self.options,
             name = self.init.context,
         )
     }
@@ -338,6 +365,33 @@ mod tests {
         let config = Config::from_toml(&fs::read_to_string(&init.config).expect("a file")).expect("a configuration");
         assert_eq!(config.contexts.len(), 2);
         assert_eq!(config.current.as_deref(), Some("default"));
+    }
+
+    #[test]
+    fn the_listener_fits_the_address() {
+        for (address, listener) in [
+            ("127.0.0.1:7444", "127.0.0.1:7444"),
+            ("localhost:1", "127.0.0.1:1"),
+            ("127.0.0.2:1", "127.0.0.2:1"),
+            ("[::1]:1", "[::1]:1"),
+            ("[2001:db8::1]:1", "[::]:1"),
+            ("192.0.2.1:1", "0.0.0.0:1"),
+            ("controller.example.org:7444", "0.0.0.0:7444"),
+        ] {
+            let init = Init { address: address.to_owned(), ..request(Path::new("/nonexistent")) };
+            assert_eq!(init.listener().to_string(), listener, "{address}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_to_do_next_works_as_it_stands() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let init = Init { address: "c:7444".to_owned(), ..request(dir.path()) };
+        let (state, config) = (init.state.path().to_owned(), init.config.clone());
+        let made = init.run().await.expect("a cluster").to_string();
+        let serve = format!("muster-controller serve --state {} --operators 0.0.0.0:7444\n", state.display());
+        assert!(made.contains(&serve), "{made}");
+        assert!(made.contains(&format!("muster --config {} token create\n", config.display())), "{made}");
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ use muster_proto::name::{OperatorName, Peer, PeerName};
 use muster_proto::time::Timestamp;
 use muster_proto::tls::{self, Certificate, Identity, TlsError};
 use rustls::ServerConfig;
+use sha2::{Digest as _, Sha256};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -158,7 +159,7 @@ impl Gate {
     fn identify(&self, certificate: Option<&Certificate<'_>>, address: SocketAddr) -> Result<PeerInfo, Turned> {
         let Some(certificate) = certificate else {
             return match self.role {
-                Role::Anybody => Ok(PeerInfo { name: None, address, not_after: None }),
+                Role::Anybody => Ok(PeerInfo { name: None, address, not_after: None, key: None }),
                 Role::Agents(_) | Role::Operators(_) => Err(Turned::Stranger),
             };
         };
@@ -168,7 +169,8 @@ impl Gate {
         }
         let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|_| Turned::Stranger)?;
         let not_after = Timestamp::from_millis(parsed.validity().not_after.timestamp().saturating_mul(1000));
-        Ok(PeerInfo { name: Some(name), address, not_after: Some(not_after) })
+        let key = Sha256::digest(parsed.subject_pki.raw).into();
+        Ok(PeerInfo { name: Some(name), address, not_after: Some(not_after), key: Some(key) })
     }
 }
 
@@ -235,6 +237,8 @@ pub struct PeerInfo {
     pub address: SocketAddr,
     /// TLS looks at a certificate once: whoever keeps a stream open must end it at this moment.
     pub not_after: Option<Timestamp>,
+    /// SHA-256 of the key, SubjectPublicKeyInfo in DER: the same as at enrolment or login.
+    pub key: Option<[u8; 32]>,
 }
 
 impl PeerInfo {

@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use muster_controller::Server;
 use muster_controller::init::Init;
 use muster_controller::operator_code::{CODE_TTL, OperatorCode};
-use muster_controller::settings::{self, ENROLMENT_PORT, OPERATORS_PORT, Settings, StateDir};
+use muster_controller::settings::{self, AGENTS_PORT, ENROLMENT_PORT, OPERATORS_PORT, Settings, StateDir};
 use muster_controller::telemetry::{self, LogFormat};
 use muster_proto::name::OperatorName;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -63,19 +63,19 @@ struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
     /// Listener for agents [default: 0.0.0.0:7443]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = listener)]
     agents: Option<SocketAddr>,
     /// Listener for operators [default: 127.0.0.1:7444]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = listener)]
     operators: Option<SocketAddr>,
     /// Listener for enrolment and login [default: 0.0.0.0:7445]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = listener)]
     enrolment: Option<SocketAddr>,
     /// How long a new agent's certificate counts; agents do not renew theirs yet
-    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = validity)]
     agent_validity: Duration,
     /// How long a new operator's certificate counts
-    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = validity)]
     operator_validity: Duration,
     /// Form of log lines
     #[arg(long, value_name = "FORM", default_value = "text")]
@@ -193,6 +193,19 @@ fn host_and_port(text: &str) -> Result<String, String> {
     }
 }
 
+fn listener(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("give an IP address and a port, as 0.0.0.0:{AGENTS_PORT}"))
+}
+
+/// A plain number is seconds, as everywhere in the command line.
+fn validity(text: &str) -> Result<Duration, String> {
+    let span = match text.parse::<u32>() {
+        Ok(seconds) => Duration::from_secs(seconds.into()),
+        Err(_) => humantime::parse_duration(text).map_err(|_| "use a time like 90d, 12h, 30m or 3600".to_owned())?,
+    };
+    if span.is_zero() { Err("it must be more than 0".to_owned()) } else { Ok(span) }
+}
+
 /// Each agent takes a descriptor. The soft limit is low for the sake of select(2), which nobody here uses.
 fn raise_descriptors() {
     let limit = getrlimit(Resource::Nofile);
@@ -229,4 +242,25 @@ fn watch_stdin(shutdown: &CancellationToken) {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         shutdown.cancel();
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn validities_are_times_or_seconds() {
+        assert_eq!(validity("90d"), Ok(Duration::from_hours(90 * 24)));
+        assert_eq!(validity("90"), Ok(Duration::from_secs(90)));
+        assert!(validity("ninety").is_err_and(|error| error.contains("90d, 12h, 30m")));
+        assert!(validity("0").is_err());
+    }
+
+    #[test]
+    fn listeners_are_addresses() {
+        assert_eq!(listener("[::1]:1"), Ok("[::1]:1".parse().expect("an address")));
+        for bad in ["localhost:17447", "17447", "0.0.0.0"] {
+            assert!(listener(bad).is_err_and(|error| error.contains("as 0.0.0.0:7443")), "{bad}");
+        }
+    }
 }

@@ -76,12 +76,14 @@ impl OperatorDoor {
         if peer.and_then(|peer| peer.not_after).is_some_and(|end| end <= clock::now()) {
             return Err(expired());
         }
-        if self.store.operator_active(name).await.map_err(|error| error.reply())? {
-            Ok(name.clone())
-        } else {
-            Err(Status::permission_denied(format!(
+        match self.store.operator_key(name).await.map_err(|error| error.reply())? {
+            Some(key) if peer.and_then(|peer| peer.key) == Some(key) => Ok(name.clone()),
+            Some(_) => Err(Status::permission_denied(format!(
+                "the operator {name} has logged in with a newer key: if that was not you, have the name disabled at once"
+            ))),
+            None => Err(Status::permission_denied(format!(
                 "the operator {name} is disabled: another operator can add a new one"
-            )))
+            ))),
         }
     }
 
@@ -138,7 +140,10 @@ impl wire::operator_server::Operator for OperatorDoor {
     async fn follow(&self, request: Request<wire::FollowRequest>) -> Answer<Self::FollowStream> {
         let operator = self.caller(&request).await?;
         let not_after = request.extensions().get::<PeerInfo>().and_then(|peer| peer.not_after);
-        follow::follow(self, &operator, not_after, request.into_inner()).await.map(Response::new)
+        let stop = self.stream_of(&operator);
+        // Asked once more: whoever disables the operator from here on ends the stream.
+        self.caller(&request).await?;
+        follow::follow(self, stop, not_after, request.into_inner()).await.map(Response::new)
     }
 
     async fn cancel(&self, request: Request<wire::CancelRequest>) -> Answer<wire::CancelReply> {

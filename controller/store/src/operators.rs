@@ -57,8 +57,8 @@ impl Store {
     /// Adds an operator, or gives one who is not disabled a new code, which replaces any that was not used. Writes the
     /// audit record itself: `operator.add`, or `operator.renew` for one who has logged in before.
     ///
-    /// Until that login nothing else changes. Afterwards the certificate that the operator had goes on to count until
-    /// it expires: whoever may hold its key is kept out only by [`Store::disable_operator`].
+    /// Until that login nothing else changes. Afterwards [`Store::operator_key`] is the new key: the controller takes no
+    /// other, and whoever still has the old one is told.
     pub async fn add_operator(&self, operator: NewOperator) -> Result<(), OperatorError> {
         self.inner.writer.write(operator).await
     }
@@ -100,10 +100,14 @@ impl Store {
         self.inner.writer.write(Disable { name, at, audit }).await
     }
 
-    /// The operator has logged in and is not disabled.
-    pub async fn operator_active(&self, name: &OperatorName) -> Result<bool, StoreError> {
-        let sql = "SELECT 1 FROM operators WHERE name = $1 AND login_at IS NOT NULL AND disabled_at IS NULL";
-        Ok(sqlx::query(sql).bind(name.as_str()).fetch_optional(&self.inner.readers).await?.is_some())
+    /// SHA-256 of the key with which the operator logged in last; `None` for one who never did, or is disabled.
+    pub async fn operator_key(&self, name: &OperatorName) -> Result<Option<[u8; 32]>, StoreError> {
+        let sql = "SELECT key_fingerprint FROM operators \
+                   WHERE name = $1 AND login_at IS NOT NULL AND disabled_at IS NULL";
+        let row = sqlx::query(sql).bind(name.as_str()).fetch_optional(&self.inner.readers).await?;
+        let Some(row) = row else { return Ok(None) };
+        let key: Vec<u8> = row.try_get("key_fingerprint")?;
+        key.try_into().map(Some).map_err(|_| StoreError::Damaged(format!("the operator {name}")))
     }
 }
 

@@ -1,11 +1,12 @@
 //! What programs may rely on: events and objects as DESIGN 6 has them, exit statuses, and what goes where.
 
-use muster_tests::{Fleet, PATIENCE, Run, finish, signal, state_in, until};
+use muster_tests::{Fleet, PATIENCE, Run, bin, finish, signal, state_in, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::Command;
 
 #[track_caller]
 fn keys(value: &Value) -> Vec<&str> {
@@ -294,23 +295,60 @@ fn a_job_can_be_looked_at_cancelled_and_run_again() {
 }
 
 #[test]
-fn a_reader_who_has_seen_enough_is_no_failure() {
+fn a_closed_stdout_is_told_while_the_job_goes_on() {
     let fleet = Fleet::start(2);
-    let mut child = fleet.program(["run", "-w", "all", "--", "seq", "200000"]).spawn();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("readable");
-    assert!(line.starts_with("dev-"), "{line}");
-    let mut status = None;
-    until(PATIENCE, "muster ends when its reader has gone", || {
-        status = child.try_wait().expect("our child");
-        status.is_some()
-    });
-    let mut said = String::new();
-    child.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
-    assert_eq!((status.and_then(|status| status.code()), said.contains("panicked")), (Some(0), false), "{said}");
+    let gate = fleet.gate("work");
+    // Reads one line and goes; the status and what was said then.
+    let head = |arguments: &[&str]| {
+        let mut child = fleet.program(arguments).spawn();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("readable");
+        assert!(line.starts_with("dev-"), "{line}");
+        let mut status = None;
+        until(PATIENCE, "muster ends when its reader has gone", || {
+            status = child.try_wait().expect("our child");
+            status.is_some()
+        });
+        let mut said = String::new();
+        child.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+        (status.and_then(|status| status.code()), said)
+    };
+    let (status, said) = head(&["run", "-w", "all", &format!("seq 200000; {}", gate.wait())]);
     let jobs = fleet.muster(["jobs", "-o", "json"]).json();
-    let job = fleet.until_done(jobs[0]["job"].as_str().expect("an id"));
-    assert_eq!(job["counts"], json!({"succeeded": 2}), "the hosts do not care");
+    let id = jobs[0]["job"].as_str().expect("an id");
+    let told = format!("stdout was closed: job {id} goes on at 2 hosts; muster attach {id} comes back to it\n");
+    assert_eq!((status, said), (Some(5), told));
+
+    // No other error of stdout is silent either.
+    let full = fs::File::options().write(true).open("/dev/full").expect("a device");
+    let mut muster = Command::new(bin("muster"));
+    muster.env("MUSTER_CONFIG", fleet.dir().join("config.toml")).env("MUSTER_CONTEXT", "dev");
+    let attach = muster.args(["attach", id]).stdout(full).output().expect("it starts");
+    let said = String::from_utf8_lossy(&attach.stderr);
+    assert_eq!(attach.status.code(), Some(5), "{said}");
+    let told = format!("cannot write to stdout (No space left on device (os error 28)): job {id} goes on at 2 hosts");
+    assert!(said.starts_with(&told), "{said}");
+
+    gate.open();
+    assert_eq!(fleet.until_done(id)["counts"], json!({"succeeded": 2}), "the hosts do not care");
+    // Whoever has seen enough of a job that is over has missed nothing that could go wrong.
+    let (status, said) = head(&["attach", id]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.starts_with("attach: 2 succeeded: 2 targeted in "), "{said}");
+    assert_eq!(head(&["logs", id]), (Some(0), String::new()));
+}
+
+#[test]
+fn our_own_options_do_not_reach_the_hosts_by_accident() {
+    let fleet = Fleet::start(1);
+    let refused = fleet.muster(["run", "-w", "all", "true", "--dry-run"]);
+    assert_eq!(refused.status, 2, "{refused}");
+    assert!(refused.err().contains("--dry-run stands after the command"), "{refused}");
+    assert_eq!(fleet.muster(["jobs", "-o", "json"]).json(), json!([]), "nothing was run");
+    assert_closing(&fleet.muster(["run", "-w", "all", "--", "true", "--dry-run"]), 0, "run: 1 succeeded: 1");
+    let detached = fleet.muster(["run", "-w", "all", "-d", "-o", "json", "true"]).json();
+    assert_eq!(keys(&detached), ["job"]);
+    fleet.until_done(detached["job"].as_str().expect("an id"));
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn what_is_no_option_is_never_a_command() {
         (&["run", "-w", "all", "--yes=many", "--", "true"], "'many'"),
         (&["run", "-w", "all", "--sh", "--script", "x"], "'--sh' cannot be used with"),
         (&["runn", "-w", "all", "--", "true"], "'runn'"),
-        (&["cancel", "zz"], "26 characters"),
+        (&["cancel", "zz"], "zz is no job id"),
         (&["rerun", "00000000000000000000000000"], "required"),
     ] {
         assert_usage(&fleet.muster(words), hint);

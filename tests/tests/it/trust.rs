@@ -195,12 +195,18 @@ fn a_login_code_makes_one_operator_who_is_out_when_disabled() {
     let run = bob(&["run", "-w", "all", "-t", "1s", "--", "true"]);
     assert_eq!(run.status, 3, "{run}");
     assert_eq!(controller.muster(["jobs", "-o", "json"]).json()[0]["operator"], "bob");
+    // A second login, as after a lost laptop: from then on the new key is the only one.
+    assert_eq!(log_in("new", &add("bob", "1h")).status, 0);
+    assert_refused(&bob(&["jobs"]), 6, "logged in with a newer key");
+    assert_eq!(log_in("bob", &add("bob", "1h")).status, 0);
+    assert_eq!(bob(&["jobs"]).status, 0);
     assert_eq!(controller.muster(["operator", "disable", "bob"]).status, 0);
     assert_refused(&bob(&["jobs"]), 6, "the operator bob is disabled");
     assert_refused(&bob(&["run", "-w", "all", "--", "true"]), 6, "the operator bob is disabled");
     let list = controller.muster(["operator", "list"]).out();
     let bob_is = list.lines().find(|line| line.starts_with("bob ")).expect("bob is listed");
     assert!(bob_is.contains("disabled"), "{list}");
+    assert_refused(&controller.muster(["operator", "disable", "ada"]), 2, "ada is the last operator who can sign");
     assert_eq!(controller.muster(["jobs", "-o", "json"]).json().as_array().map(Vec::len), Some(1));
 }
 

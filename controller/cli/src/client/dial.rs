@@ -137,7 +137,9 @@ impl Peer {
             }
             Code::PermissionDenied | Code::Unauthenticated | Code::ResourceExhausted => ClientError::Refused(message),
             Code::Unimplemented => ClientError::Refused(format!(
-                "the controller at {at} does not know this request: use the same version of Muster on both sides"
+                "the controller at {at} does not know this request: {} If it is, use the same version of Muster on both \
+                 sides",
+                self.wrong_port()
             )),
             _ => ClientError::Unavailable(format!("the controller at {at} cannot do this now ({message}): try again")),
         }
@@ -156,13 +158,20 @@ impl Peer {
         ClientError::Unavailable(if alert("CertificateExpired") {
             format!("your certificate for the controller at {at} has expired: {LOG_IN_AGAIN}")
         } else if alert("received fatal alert") {
-            format!("the controller at {at} does not accept your certificate ({cause}): {LOG_IN_AGAIN}")
+            format!(
+                "the controller at {at} does not accept your certificate ({cause}): {} If it is, {LOG_IN_AGAIN}",
+                self.wrong_port()
+            )
         } else {
             format!(
                 "the controller at {at} closed the connection ({cause}): see how it is; if others get through, your \
                  certificate has expired: {LOG_IN_AGAIN}"
             )
         })
+    }
+
+    fn wrong_port(&self) -> String {
+        format!("is {} the operators' port (7444 by default)?", self.address)
     }
 
     /// An answer that is no answer.
@@ -334,6 +343,8 @@ mod tests {
         let sorted = |code, message| peer.sort(&Status::new(code, message));
         assert_eq!(sorted(Code::NotFound, "no\u{1b}[2J"), ClientError::Usage("no\\u{1b}[2J".into()));
         assert_eq!(sorted(Code::PermissionDenied, "disabled"), ClientError::Refused("disabled".into()));
+        let ClientError::Refused(text) = sorted(Code::Unimplemented, "") else { panic!("not refused") };
+        assert!(text.contains("is c:1 the operators' port (7444 by default)?"), "{text}");
         for code in [Code::Unavailable, Code::Internal, Code::Unknown, Code::Cancelled] {
             assert!(matches!(sorted(code, ""), ClientError::Unavailable(text) if text.contains("c:1")), "{code:?}");
         }

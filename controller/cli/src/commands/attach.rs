@@ -1,6 +1,7 @@
 //! `muster attach`: follow a job that was started earlier, or elsewhere.
 
 use super::follow::{self, Follower, Since};
+use crate::args;
 use crate::client::JobDetails;
 use crate::exit::Exit;
 use crate::settings::Settings;
@@ -14,10 +15,10 @@ use std::rc::Rc;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The job
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = args::job)]
     job: JobId,
     /// Show only what happened after this event, by its number in -o jsonl
-    #[arg(long, value_name = "SEQ", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "SEQ", value_parser = args::number::<u64>(..), default_value_t = 0, hide_default_value = true)]
     after: u64,
     #[command(flatten)]
     follow: follow::Args,

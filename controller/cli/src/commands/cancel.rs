@@ -1,5 +1,6 @@
 //! `muster cancel`: end a job everywhere, and wait until that is confirmed.
 
+use crate::args;
 use crate::client::{Cancelled, Client, JobDetails};
 use crate::exit::Exit;
 use crate::settings::Settings;
@@ -17,7 +18,7 @@ const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)]
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The job
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = args::job)]
     job: JobId,
     /// Do not wait until all hosts ended
     #[arg(short = 'd', long)]

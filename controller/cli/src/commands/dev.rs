@@ -7,6 +7,7 @@
 
 mod fleet;
 
+use crate::args;
 use crate::exit::{Exit, Usage};
 use crate::settings::Settings;
 use crate::show::{self, moment};
@@ -29,7 +30,7 @@ const CONTEXT: &str = "dev";
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// How many agents
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=500))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = args::number::<u16>(1..=500))]
     agents: u16,
     /// Keep state and logs in this new or empty directory, instead of a temporary one
     #[arg(long, value_name = "DIR")]

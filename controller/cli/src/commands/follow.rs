@@ -163,9 +163,30 @@ impl<'a> Follower<'a> {
     /// Shows what happens until it is enough, and judges it.
     pub async fn run(mut self, interrupts: &mut Signal) -> anyhow::Result<Exit> {
         match self.follow(interrupts).await {
-            Err(error) if is_closed_pipe(&error) => Ok(Exit::Success),
+            Err(error) => self.without_stdout(error.downcast()?).await,
             result => result,
         }
+    }
+
+    /// Only the console has errors of input and output, and only those of stdout.
+    async fn without_stdout(&mut self, error: io::Error) -> anyhow::Result<Exit> {
+        self.console.abandon_stdout();
+        self.console.hide_progress()?;
+        // The job may be further than what we had to show.
+        if let Ok(details) = self.client.job(self.job.id).await {
+            self.track.catch_up(&details.hosts);
+        }
+        let closed = error.kind() == io::ErrorKind::BrokenPipe;
+        let pending = self.track.pending().len();
+        let exit = if closed && (pending == 0 || self.track.is_enough(self.args.wait)) {
+            self.console.say(&summary::closing(self.job.verb, self.track.ends(), self.elapsed(), self.job.id))?;
+            self.judge()
+        } else {
+            self.console.say(&summary::not_shown(&error, self.job.id, pending))?;
+            Exit::NotFollowed
+        };
+        self.console.flush()?;
+        Ok(exit)
     }
 
     async fn follow(&mut self, interrupts: &mut Signal) -> anyhow::Result<Exit> {

@@ -1,7 +1,7 @@
 //! `muster job ID`: one job with all its hosts.
 
 use super::jobs::result;
-use crate::args::Form;
+use crate::args::{self, Form};
 use crate::client::JobDetails;
 use crate::exit::Exit;
 use crate::settings::Settings;
@@ -14,7 +14,7 @@ use muster_proto::job::{JobHost, JobSpec};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The job's id, as `muster jobs` lists it
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = args::job)]
     job: JobId,
     /// Form of what is shown
     #[arg(short = 'o', value_name = "text|json", value_enum, default_value_t, hide_possible_values = true)]

@@ -1,15 +1,15 @@
 //! `muster jobs`: what was asked lately, and what became of it.
 
-use crate::args::Form;
+use crate::args::{self, Form};
 use crate::exit::Exit;
 use crate::settings::Settings;
-use crate::show::table::Table;
+use crate::show::table::{Table, cut};
 use crate::show::{self, json, moment};
 use muster_proto::job::{JobList, JobState, JobSummary};
 use muster_proto::limits;
 
-/// Characters of a command in the list; `muster job` shows all of it.
-const COMMAND_CHARS: usize = 40;
+/// Characters of a command in the list where no terminal sets a limit; `muster job` shows all of it.
+const COMMAND_CHARS: usize = 200;
 
 /// Options of `muster jobs`.
 #[derive(Debug, clap::Args)]
@@ -19,7 +19,7 @@ pub struct Args {
         short = 'n',
         value_name = "N",
         default_value_t = 20,
-        value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::JOBS_LISTED_MAX))
+        value_parser = args::number::<u32>(1..=limits::JOBS_LISTED_MAX)
     )]
     limit: u32,
     /// Form of the list
@@ -47,9 +47,13 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
             job.operator.to_string(),
             job.targets.count.to_string(),
             result(job),
-            cut(&job.title),
+            cut(&job.title, COMMAND_CHARS).into_owned(),
         ]);
     }
+    let table = match show::columns(std::io::stdout()) {
+        Some(columns) => table.within(columns),
+        None => table,
+    };
     show::data(&table.to_string())?;
     Ok(Exit::Success)
 }
@@ -65,12 +69,5 @@ pub fn result(job: &JobSummary) -> String {
             let bad = counts.iter().filter(|(state, _)| *state != muster_proto::outcome::State::Succeeded);
             bad.map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(",")
         }
-    }
-}
-
-fn cut(line: &str) -> String {
-    match line.char_indices().nth(COMMAND_CHARS) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line.to_owned(),
     }
 }

@@ -4,6 +4,7 @@
 //! What was planned is what is signed: the root is computed here, from the very list that is shown and counted.
 
 use super::follow::{self, Follower, Since};
+use crate::args;
 use crate::client::{Client, Plan, Selection};
 use crate::exit::{Exit, Usage};
 use crate::settings::Settings;
@@ -33,7 +34,7 @@ pub struct Args {
     #[arg(long)]
     pub dry_run: bool,
     /// Agree beforehand; above the guard only with the very number of hosts
-    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "COUNT")]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "COUNT", value_parser = args::number::<usize>(..))]
     pub yes: Option<Option<usize>>,
     /// Print the job's id once it is accepted, and do not follow it; the same as --wait none
     #[arg(short = 'd', long)]
@@ -125,8 +126,7 @@ pub async fn launch(request: Request, args: &Args, settings: &Settings) -> anyho
     };
     let id = accepted?;
     if args.detach || args.follow.wait == Wait::None {
-        show::data(&format!("{id}\n"))?;
-        return Ok(Exit::Success);
+        return Ok(say_id(id, targets.len(), args.follow.output));
     }
     let names: Rc<[HostName]> = targets.into_iter().map(|target| target.name).collect();
     let job = follow::Job {
@@ -137,6 +137,21 @@ pub async fn launch(request: Request, args: &Args, settings: &Settings) -> anyho
         since: Since::Typed(request.typed_at),
     };
     Follower::new(client, job, &args.follow, Track::new(names), 0).run(&mut interrupts).await
+}
+
+/// The only trace of a job that nobody follows.
+fn say_id(id: JobId, targets: usize, form: follow::Form) -> Exit {
+    let text = match form {
+        follow::Form::Text => format!("{id}\n"),
+        follow::Form::Json | follow::Form::Jsonl => format!("{}\n", serde_json::json!({ "job": id.to_string() })),
+    };
+    match show::wanted_data(&text) {
+        Ok(()) => Exit::Success,
+        Err(error) => {
+            show::note(&summary::not_shown(&error, id, targets));
+            Exit::NotFollowed
+        }
+    }
 }
 
 async fn unless_interrupted<T>(work: impl Future<Output = T>, interrupts: &mut Signal) -> Option<T> {

@@ -1,6 +1,7 @@
 //! `muster logs`: the stored output of a job.
 
 use super::follow::{LINK_BROKEN, is_closed_pipe, show_stored};
+use crate::args;
 use crate::client::{Follow, JobDetails};
 use crate::exit::Exit;
 use crate::feed::{Feed, Item};
@@ -18,7 +19,7 @@ use std::rc::Rc;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The job
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = args::job)]
     job: JobId,
     /// Only these of its hosts
     #[arg(short = 'w', long, value_name = "EXPR", default_value = "", hide_default_value = true)]

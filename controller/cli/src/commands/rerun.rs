@@ -3,6 +3,7 @@
 //! The old job's signature is verified before its command is signed anew: a controller cannot slip another one in.
 
 use super::launch::{self, Concurrency, Request, launch};
+use crate::args;
 use crate::client::{Client, ClientError, JobDetails, Selection};
 use crate::exit::{Exit, Usage};
 use crate::settings::Settings;
@@ -18,7 +19,7 @@ use std::time::Instant;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The job
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = args::job)]
     job: JobId,
     #[command(flatten)]
     which: Which,

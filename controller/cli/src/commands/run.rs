@@ -9,6 +9,7 @@ use crate::client::Selection;
 use crate::exit::{Exit, Usage};
 use crate::settings::Settings;
 use bytes::Bytes;
+use clap::CommandFactory as _;
 use muster_proto::command::{BlobRef, Command, EnvVar, Program};
 use muster_proto::limits;
 use sha2::{Digest as _, Sha256};
@@ -31,7 +32,7 @@ pub struct Args {
     execution: Execution,
     #[command(flatten)]
     launch: launch::Args,
-    /// Program and arguments, or one shell line
+    /// Program and arguments, or one shell line; what stands after its first word is the command's, write -- before it
     #[arg(trailing_var_arg = true, value_name = "ARGV")]
     words: Vec<OsString>,
 }
@@ -96,6 +97,7 @@ struct Execution {
 /// Performs `muster run`.
 pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     let typed_at = Instant::now();
+    check_place(&std::env::args_os().collect::<Vec<_>>(), &args.words)?;
     args.launch.follow.check()?;
     let names_from_stdin = args.hosts.hosts_file.as_deref() == Some(Path::new("-"));
     if names_from_stdin && args.execution.stdin {
@@ -115,6 +117,29 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
         concurrency: args.pace.concurrency,
     };
     launch(request, &args.launch, settings).await
+}
+
+/// Refuses our own options among the words of the command, unless a `--` before or among them says that they are meant:
+/// `muster run -w all reboot --dry-run` must not reboot anything.
+fn check_place(typed: &[OsString], words: &[OsString]) -> Result<(), Usage> {
+    let before = typed.len().checked_sub(words.len() + 1).and_then(|place| typed.get(place));
+    if before.is_some_and(|word| word == "--") {
+        return Ok(());
+    }
+    let mut muster = args::Args::command();
+    muster.build();
+    let options = muster.find_subcommand("run").into_iter().flat_map(clap::Command::get_arguments);
+    // A program's help is asked for in the same way as ours, and harmless.
+    let ours: Vec<&str> = options.filter_map(clap::Arg::get_long).filter(|name| *name != "help").collect();
+    let texts = words.iter().take_while(|word| *word != "--").filter_map(|word| word.to_str());
+    let names = texts.filter_map(|word| word.strip_prefix("--")?.split('=').next());
+    match { names }.find(|name| ours.contains(name)) {
+        None => Ok(()),
+        Some(name) => Err(Usage(format!(
+            "--{name} stands after the command and would go to it: put it before the command, or write -- before the \
+             command if it is meant for it"
+        ))),
+    }
 }
 
 impl Hosts {
@@ -266,6 +291,37 @@ mod tests {
     fn an_unknown_option_is_never_a_command() {
         for words in [&["-w", "all", "--frobnicate"][..], &["--wat", "-w", "all", "--", "id"]] {
             assert!(parse(words).is_err(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn our_own_options_are_not_left_to_the_command() {
+        let check = |line: &str| {
+            let typed: Vec<_> = ["muster", "run"].into_iter().chain(line.split(' ')).map(OsString::from).collect();
+            let args = Line::try_parse_from(&typed[1..]).expect("options").args;
+            check_place(&typed, &args.words).map_err(|refused| refused.0)
+        };
+        for (line, option) in [
+            ("-w a true --dry-run", "--dry-run"),
+            ("-w a ls -l --timeout=5s", "--timeout"),
+            ("-w a --sh echo hi --context prod", "--context"),
+            ("--script s -w a first --config x", "--config"),
+            ("-w a reboot --yes -- now", "--yes"),
+        ] {
+            let refused = check(line).expect_err(line);
+            assert!(refused.starts_with(&format!("{option} stands after the command")), "{refused}");
+        }
+        for line in [
+            "-w a -- true --dry-run",
+            "-w a true",
+            "-w a --dry-run true",
+            "-w a muster --help",
+            "-w a muster --version",
+            "-w a ls -w --almost --dry-runs",
+            "-w a grep -- --names file",
+            "-w a --yes -- echo -- --names",
+        ] {
+            assert_eq!(check(line), Ok(()), "{line}");
         }
     }
 

@@ -27,7 +27,7 @@ enum Verb {
         #[arg(long, value_name = "TIME", default_value = "1h", value_parser = args::duration)]
         ttl: Duration,
         /// How many machines may use it
-        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = args::number::<u32>(1..))]
         uses: u32,
     },
 }

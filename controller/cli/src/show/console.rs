@@ -1,7 +1,7 @@
 //! Where text goes: data to stdout, talk to stderr, and one line of progress at the bottom of a terminal.
 //!
 //! Both ends are buffered and come out in the order in which they were written, also where both are one terminal. A
-//! closed stdout is an error of kind `BrokenPipe`, which callers take as a normal end; a closed stderr is ignored.
+//! closed stdout is an error of kind `BrokenPipe`; what it means is for callers to say. A closed stderr is ignored.
 
 use super::progress::Progress;
 use muster_proto::event::Stream;
@@ -99,6 +99,11 @@ impl Console {
         if self.progress.hide() { self.progress_bytes(Progress::CLEAR) } else { Ok(()) }
     }
 
+    /// Stdout is broken: what it was owed, and all that is written to it from now on, goes nowhere.
+    pub fn abandon_stdout(&mut self) {
+        self.ends[Stream::Stdout as usize].to = BufWriter::new(Box::new(io::sink()));
+    }
+
     fn progress_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         let written = self.ends[Stream::Stderr as usize].to.write_all(bytes);
         forgive(Stream::Stderr, written)?;
@@ -112,7 +117,7 @@ impl Console {
 }
 
 fn forgive(stream: Stream, result: io::Result<()>) -> io::Result<()> {
-    if stream == Stream::Stderr { Ok(()) } else { result }
+    if stream == Stream::Stderr { Ok(()) } else { result.map_err(|error| super::of_stdout(&error)) }
 }
 
 #[cfg(test)]
@@ -161,6 +166,21 @@ pub mod tests {
         console.write(Stream::Stdout, b"four\n").expect("written");
         console.flush().expect("written");
         assert_eq!(both.text(), "one\ntwo\nthree\n\r\x1b[2Khalf\r\x1b[2Kfour\n");
+    }
+
+    #[test]
+    fn a_broken_stdout_is_named_and_leaves_stderr_alone() {
+        let err = Shared::default();
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("a device");
+        let mut console = Console::with((Box::new(full), Sink::Pipe), (Box::new(err.clone()), Sink::Pipe));
+        console.write(Stream::Stdout, b"lost").expect("buffered");
+        let error = console.say("one").expect_err("it is full");
+        assert!(error.to_string().starts_with("cannot write to stdout (No space left"), "{error}");
+        console.abandon_stdout();
+        console.write(Stream::Stdout, b"lost").expect("written");
+        console.say("two").expect("written");
+        console.flush().expect("written");
+        assert_eq!(err.text(), "two\n");
     }
 
     #[test]

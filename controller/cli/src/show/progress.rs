@@ -5,8 +5,6 @@ use std::time::{Duration, Instant};
 
 /// Often enough to look alive, seldom enough to cost nothing.
 const PERIOD: Duration = Duration::from_millis(100);
-/// Where the terminal does not say how wide it is.
-const COLUMNS_DEFAULT: usize = 80;
 
 /// When the line was drawn, and whether it is there.
 #[derive(Debug, Default)]
@@ -28,20 +26,14 @@ impl Progress {
         self.drawn_at = Some(now);
         self.visible = true;
         // A line that wraps could not be cleared any more.
-        let shown: String = line().chars().take(columns().saturating_sub(1)).collect();
+        let columns = super::columns(std::io::stderr()).unwrap_or(super::COLUMNS_DEFAULT);
+        let shown: String = line().chars().take(columns.saturating_sub(1)).collect();
         Some([Self::CLEAR, shown.as_bytes()].concat())
     }
 
     /// Whether the line was there and has to be cleared now.
     pub fn hide(&mut self) -> bool {
         std::mem::take(&mut self.visible)
-    }
-}
-
-fn columns() -> usize {
-    match rustix::termios::tcgetwinsize(std::io::stderr()) {
-        Ok(size) if size.ws_col > 0 => size.ws_col.into(),
-        _ => COLUMNS_DEFAULT,
     }
 }
 

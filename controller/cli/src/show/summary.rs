@@ -5,6 +5,7 @@ use muster_proto::id::JobId;
 use muster_proto::name::HostName;
 use muster_proto::names;
 use muster_proto::outcome::{Outcome, State, signal_name};
+use std::io;
 use std::time::Duration;
 
 /// Folded groups and numbers named before an ellipsis.
@@ -42,6 +43,14 @@ pub fn closing<'a>(
         parts.push(said(not_done.len(), "not done", &not_done));
     }
     format!("{verb}: {}: {targets} targeted in {}, job {job}", parts.join(", "), span(elapsed))
+}
+
+/// Stdout is broken, as the error says, and takes no more of a job, of which so many hosts have yet to end.
+pub fn not_shown(error: &io::Error, job: JobId, pending: usize) -> String {
+    match pending {
+        0 => format!("{error}: job {job} is over; muster attach {job} shows it again"),
+        _ => format!("{error}: job {job} goes on at {}; muster attach {job} comes back to it", hosts(pending)),
+    }
 }
 
 /// Names folded into ranges, cut where they would fill the screen.

@@ -194,6 +194,7 @@ fn a_lost_link_is_no_state_until_the_host_must_have_ended_it() {
     assert_eq!(greeting.say, Some(Say::Resume(0)), "the agent may still tell");
     world.report(0, frame(0, 0, b"ab")).expect("fits");
     assert_eq!(world.sent(Send::Ack(0, 1)), 1, "it comes to the end");
+    world.report(0, frame(u64::MAX, 0, b"x")).expect("it has no effect");
     let end = End { kind: EndKind::Exit(0), duration: Duration::ZERO };
     world.report(0, TaskReport::Exited { frames: 1, end }).expect("fits");
     assert_eq!(world.outcome(0), Some(State::Indeterminate), "a terminal state never changes");

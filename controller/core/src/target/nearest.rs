@@ -2,23 +2,27 @@
 
 use muster_proto::name::HostName;
 
-/// The nearest name within half as many edits as it has letters, at least one and at most three; of equals the first.
+/// The nearest name within half as many edits as it has letters, at least one and at most three. Of equally near ones
+/// one of the same length, then one with the same first letter, then the first.
 pub(super) fn nearest<'a>(wanted: &str, known: impl Iterator<Item = &'a HostName>) -> Option<&'a HostName> {
+    let wanted = wanted.as_bytes();
     let mut best = None;
     let mut limit = (wanted.len() / 2).clamp(1, 3);
     for name in known {
-        if let Some(edits) = edits_within(wanted.as_bytes(), name.as_str().as_bytes(), limit) {
-            best = Some(name);
-            if edits <= 1 {
-                break;
+        let letters = name.as_str().as_bytes();
+        if let Some(edits) = edits_within(wanted, letters, limit) {
+            limit = edits;
+            let rank = (edits, letters.len() != wanted.len(), letters.first() != wanted.first());
+            if best.is_none_or(|(least, _)| rank < least) {
+                best = Some((rank, name));
             }
-            limit = edits - 1;
         }
     }
-    best
+    best.map(|(_, name)| name)
 }
 
-/// Levenshtein's distance if it is at most `limit`; gives up as soon as it cannot be.
+/// The optimal string alignment distance if it is at most `limit`: Levenshtein's, but a swap of two neighbours is one
+/// edit, being the commonest slip of all. Gives up as soon as it cannot be.
 fn edits_within(a: &[u8], b: &[u8], limit: usize) -> Option<usize> {
     if a.len().abs_diff(b.len()) > limit {
         return None;
@@ -30,14 +34,20 @@ fn edits_within(a: &[u8], b: &[u8], limit: usize) -> Option<usize> {
     let (a, b) = (&a[..a.len() - back], &b[..b.len() - back]);
 
     let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (line, x) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = line + 1;
-        for (place, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[place + 1];
-            row[place + 1] = replaced.min(diagonal + 1).min(row[place] + 1);
+    let (mut above, mut above_that) = (row.clone(), row.clone());
+    for (i, x) in a.iter().enumerate() {
+        // `above` becomes the row that was just made, and the oldest is written over.
+        std::mem::swap(&mut above_that, &mut above);
+        std::mem::swap(&mut above, &mut row);
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = above[j] + usize::from(x != y);
+            row[j + 1] = replaced.min(above[j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && *x == b[j - 1] && a[i - 1] == *y {
+                row[j + 1] = row[j + 1].min(above_that[j - 1] + 1);
+            }
         }
+        // A swap reaches two rows back and costs one; the row between is at most one more, so nothing is missed.
         if row.iter().all(|&edits| edits > limit) {
             return None;
         }
@@ -52,12 +62,13 @@ mod tests {
     #[test]
     fn finds_what_was_meant() {
         let known: Vec<HostName> =
-            ["db", "web01", "web02", "cache-a.example.org"].map(|name| name.parse().expect("a name")).into();
+            ["db", "db01", "web01", "web02", "cache-a.example.org"].map(|name| name.parse().expect("a name")).into();
         for (wanted, found) in [
             ("web1", Some("web01")),
             ("wbe02", Some("web02")),
             ("web03", Some("web01")),
             ("dba", Some("db")),
+            ("wbe01", Some("web01")),
             ("cache-b.example.org", Some("cache-a.example.org")),
             ("mail", None),
             ("x", None),
@@ -67,10 +78,21 @@ mod tests {
     }
 
     #[test]
+    fn of_equally_near_names_the_likelier_wins() {
+        let mut known: Vec<HostName> = ["web01", "xeb1", "wec1"].map(|name| name.parse().expect("a name")).into();
+        for best in ["wec1", "xeb1", "web01"] {
+            assert_eq!(nearest("web1", known.iter()).map(HostName::as_str), Some(best));
+            known.retain(|name| name.as_str() != best);
+        }
+    }
+
+    #[test]
     fn counts_edits() {
-        for (a, b, edits) in [("", "", 0), ("abc", "abc", 0), ("abc", "abd", 1), ("abc", "bc", 1), ("ab", "ba", 2)] {
+        for (a, b, edits) in [("", "", 0), ("abc", "abc", 0), ("abc", "abd", 1), ("abc", "bc", 1), ("ab", "ba", 1)] {
             assert_eq!(edits_within(a.as_bytes(), b.as_bytes(), 3), Some(edits), "{a} {b}");
         }
+        assert_eq!(edits_within(b"abcd", b"badc", 3), Some(2));
+        assert_eq!(edits_within(b"ca", b"abc", 3), Some(3), "what was swapped is not edited again");
         assert_eq!(edits_within(b"kitten", b"sitting", 3), Some(3));
         assert_eq!(edits_within(b"kitten", b"sitting", 2), None);
     }

@@ -38,11 +38,18 @@ pub(super) enum Input {
     /// An agent will never be heard again.
     Revoked { agent: AgentId },
     /// An agent speaks of its tasks.
-    Reports { agent: AgentId, epoch: Epoch, reports: Vec<(TaskId, TaskReport)> },
+    Reports(Reports),
     /// An operator wants it ended.
     Cancel { operator: OperatorName, answer: oneshot::Sender<()> },
     /// An operator wants to see where the targets stand.
     View { answer: oneshot::Sender<Vec<TaskView>> },
+}
+
+/// What an agent says in one session, in order.
+pub(super) struct Reports {
+    pub(super) agent: AgentId,
+    pub(super) epoch: Epoch,
+    pub(super) reports: Vec<(TaskId, TaskReport)>,
 }
 
 /// A job with what its task needs.
@@ -82,7 +89,12 @@ impl Running {
         Self { job, offered: Arc::new(OfferedJob { signed, tree, blobs }), targets, places, epochs, store, sessions }
     }
 
-    pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Input>, progress: watch::Sender<Progress>) {
+    /// Is the job until it is done. Returns what agents had said by then that it did not take.
+    pub(super) async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+        progress: watch::Sender<Progress>,
+    ) -> Vec<Reports> {
         let mut batch = Vec::with_capacity(BATCH_LEN);
         let mut after = Afterwards::default();
         self.meet_connected(&mut after);
@@ -96,18 +108,18 @@ impl Running {
             self.address(&mut after);
             if let Err(error) = self.commit(&mut after).await {
                 error!(job = %self.job.spec().job, %error, "the job stops here until the controller is started again");
-                return;
+                return Vec::new();
             }
             let done = self.job.state() == JobState::Done;
             progress.send_replace(Progress { seq: self.job.last_seq(), done });
             self.tell(std::mem::take(&mut after));
             if done {
                 info!(job = %self.job.spec().job, "job done");
-                return;
+                return leftover(inputs);
             }
             let nap = self.job.wake_at().map_or(NAP_MAX, |at| clock::now().until(at)).min(NAP_MAX);
             tokio::select! {
-                taken = inputs.recv_many(&mut batch, BATCH_LEN) => if taken == 0 { return },
+                taken = inputs.recv_many(&mut batch, BATCH_LEN) => if taken == 0 { return Vec::new() },
                 () = tokio::time::sleep(nap.max(Duration::from_millis(1))) => {}
             }
         }
@@ -142,7 +154,7 @@ impl Running {
                     let _ = self.job.apply(job::Input::Revoked { target }, now, &mut after.effects);
                 }
             }
-            Input::Reports { agent, epoch, reports } => self.reports(agent, epoch, reports, now, after),
+            Input::Reports(Reports { agent, epoch, reports }) => self.reports(agent, epoch, reports, now, after),
             Input::Cancel { operator, answer } => {
                 let record = AuditEntry {
                     at: now,
@@ -295,4 +307,16 @@ impl Running {
             Send::Committed(target) => message(target, ToAgent::Committed(self.task(target))),
         }
     }
+}
+
+/// Who waits for an answer sees the queue go and asks elsewhere; what agents have said is kept.
+fn leftover(mut inputs: mpsc::Receiver<Input>) -> Vec<Reports> {
+    inputs.close();
+    let mut reports = Vec::new();
+    while let Ok(input) = inputs.try_recv() {
+        if let Input::Reports(late) = input {
+            reports.push(late);
+        }
+    }
+    reports
 }

@@ -13,7 +13,6 @@ use muster_core::fleet::{Fleet, Member};
 use muster_core::target::Selector;
 use muster_proto::event::{Event, EventKind};
 use muster_proto::id::JobId;
-use muster_proto::name::OperatorName;
 use muster_proto::time::Timestamp;
 use muster_proto::wire;
 use muster_store::{Store, StoredJob};
@@ -51,7 +50,7 @@ const LIFE_MAX: Duration = Duration::from_hours(24);
 
 pub(super) async fn follow(
     door: &OperatorDoor,
-    operator: &OperatorName,
+    stop: CancellationToken,
     not_after: Option<Timestamp>,
     request: wire::FollowRequest,
 ) -> Result<Events, Status> {
@@ -68,7 +67,7 @@ pub(super) async fn follow(
         seq: request.after_seq,
         progress,
         only,
-        stop: door.stream_of(operator),
+        stop,
         expires: Instant::now() + life,
         done: false,
     };

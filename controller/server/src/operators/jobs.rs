@@ -10,6 +10,7 @@ use muster_proto::id::{AgentId, JobId};
 use muster_proto::job::{JobHost, JobList, JobSpec, SignedJob, Target, target_tree};
 use muster_proto::limits;
 use muster_proto::name::OperatorName;
+use muster_proto::outcome::State;
 use muster_proto::wire::{self, submit_part};
 use std::collections::{HashMap, HashSet};
 use tonic::{Status, Streaming};
@@ -169,7 +170,10 @@ pub(super) async fn get(door: &OperatorDoor, request: wire::GetJobRequest) -> Re
     let mut late: HashMap<_, _> = late.into_iter().map(|late| (late.task.target, late.text)).collect();
     let hosts = (0..).zip(stored.targets.iter()).zip(tasks).zip(connected);
     let hosts = hosts.map(|(((place, target), (phase, outcome)), epoch)| {
-        let (target, connected, late) = (target.clone(), epoch.is_some(), late.remove(&place));
+        // Of a state that is known nothing can come too late: an agent that tells it again only missed our answer.
+        let unknown = outcome.as_ref().is_some_and(|outcome| outcome.state == State::Indeterminate);
+        let late = late.remove(&place).filter(|_| unknown);
+        let (target, connected) = (target.clone(), epoch.is_some());
         JobHost { target, phase, outcome, connected, late }.into()
     });
     Ok(wire::GetJobReply {

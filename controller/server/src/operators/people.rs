@@ -3,6 +3,7 @@
 use super::{OperatorDoor, audit};
 use crate::clock;
 use crate::reply::Reply as _;
+use muster_proto::fleet::OperatorInfo;
 use muster_proto::name::OperatorName;
 use muster_proto::token::{Token, TokenKind};
 use muster_proto::wire;
@@ -93,6 +94,7 @@ pub(super) async fn disable_operator(
     request: wire::DisableOperatorRequest,
 ) -> Result<wire::DisableOperatorReply, Status> {
     let name: OperatorName = request.name.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+    keep_one(door, &name).await?;
     let record = audit(operator, "operator.disable", name.to_string());
     let door = door.clone();
     // All of it, even if the caller does not wait: what is stored must also be done.
@@ -102,4 +104,17 @@ pub(super) async fn disable_operator(
         Ok(wire::DisableOperatorReply {})
     });
     disabled.await.unwrap_or_else(|_| Err(Status::internal("this was interrupted: repeat it")))
+}
+
+/// Somebody must remain who can sign: a slip must not lock everybody out.
+async fn keep_one(door: &OperatorDoor, leaving: &OperatorName) -> Result<(), Status> {
+    let operators = door.store.operators().await.map_err(|error| error.reply())?;
+    let active = |operator: &&OperatorInfo| operator.login_at.is_some() && operator.disabled_at.is_none();
+    let mut active = operators.iter().filter(active).map(|operator| &operator.name);
+    if active.next() == Some(leaving) && active.next().is_none() {
+        return Err(Status::failed_precondition(format!(
+            "{leaving} is the last operator who can sign: add another first with `muster operator add`, and let them log in"
+        )));
+    }
+    Ok(())
 }

@@ -201,7 +201,7 @@ async fn a_code_makes_an_operator_once() {
     assert_eq!(reply.operator_port, u32::from(controller.addresses.operators.port()));
     let name = tls::peer_name(&reply.certificate.to_vec().into()).expect("a name");
     assert_eq!(name.peer, Peer::Operator(grace.clone()));
-    assert!(controller.store.operator_active(&grace).await.expect("an answer"));
+    assert!(controller.store.operator_key(&grace).await.expect("an answer").is_some());
 
     let used = controller.log_in([7; 32], &key()).await.expect_err("used");
     let unknown = controller.log_in([8; 32], &key()).await.expect_err("unknown");
