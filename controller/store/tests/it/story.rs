@@ -79,7 +79,7 @@ async fn operators(store: &Store) -> Result<(), Failure> {
         actor: "operator/ann".into(),
     };
     store.add_operator(bob(b"first")).await?;
-    assert!(!store.operator_key(&good("bob")).await?.is_some());
+    assert!(store.operator_key(&good("bob")).await?.is_none());
     store.add_operator(bob(b"second")).await?;
     let login = |code, seconds| store.login(Token::hash(code), [2; 32], at(seconds));
     assert!(matches!(login(b"first", 2).await, Err(LoginError::CodeInvalid)));
@@ -101,8 +101,8 @@ async fn operators(store: &Store) -> Result<(), Failure> {
     assert!(matches!(again, Err(OperatorError::Unknown(_))));
     assert!(matches!(login(b"fourth", 99).await, Err(LoginError::CodeInvalid)));
     assert!(matches!(store.add_operator(bob(b"fifth")).await, Err(OperatorError::NameTaken(_))));
-    assert!(!store.operator_key(&good("bob")).await?.is_some());
-    assert!(!store.operator_key(&good("eve")).await?.is_some());
+    assert!(store.operator_key(&good("bob")).await?.is_none());
+    assert!(store.operator_key(&good("eve")).await?.is_none());
     let bob = store.operators().await?.remove(1);
     assert_eq!((bob.login_at, bob.disabled_at), (Some(at(99)), Some(at(100))));
     Ok(())
