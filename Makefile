@@ -15,7 +15,7 @@ demo: ## a controller and 8 agents on this machine, and real commands on them
 test: ## all tests, with real processes
 	cargo build --workspace --bins
 	@if cargo nextest --version >/dev/null 2>&1; \
-	then set -x; cargo nextest run --workspace; \
+	then set -x; cargo nextest run --workspace --no-fail-fast; \
 	else set -x; cargo test --workspace; fi
 
 lint: ## formatting, clippy and dependency bans; a warning is an error

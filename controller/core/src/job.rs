@@ -203,7 +203,7 @@ impl Job {
             let task = &self.tasks[target as usize];
             match task.phase {
                 Phase::Due(until) if until <= now && !task.connected => {
-                    let reason = format!("not connected within its window of {} s", self.spec.deliver.as_secs_f32());
+                    let reason = format!("not connected within {} s", self.spec.deliver.as_secs_f32());
                     self.end(target, Outcome::without_run(State::Unreachable, reason), now, effects);
                 }
                 Phase::Offered(until) | Phase::Accepted(until) | Phase::Started(until) => {
