@@ -441,21 +441,19 @@ struct FactsRecord {
 
 /// How facts are stored.
 pub(crate) fn facts_to_bytes(facts: &Facts) -> Vec<u8> {
-    let Facts { hostname, os, os_version, os_name, kernel, arch, .. } = facts.clone();
-    let Facts { cpus, memory_bytes, addresses, agent_version, containment, root, .. } = facts.clone();
     FactsRecord {
-        hostname,
-        os,
-        os_version,
-        os_name,
-        kernel,
-        arch,
-        cpus,
-        memory_bytes,
-        addresses,
-        agent_version,
-        containment,
-        root,
+        hostname: facts.hostname.clone(),
+        os: facts.os.clone(),
+        os_version: facts.os_version.clone(),
+        os_name: facts.os_name.clone(),
+        kernel: facts.kernel.clone(),
+        arch: facts.arch.clone(),
+        cpus: facts.cpus,
+        memory_bytes: facts.memory_bytes,
+        addresses: facts.addresses.clone(),
+        agent_version: facts.agent_version.clone(),
+        containment: facts.containment.clone(),
+        root: facts.root,
     }
     .encode_to_vec()
 }
