@@ -3,7 +3,7 @@
 BIN := $(abspath $(or $(CARGO_TARGET_DIR),target))/debug
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench
+.PHONY: help demo test chaos lint bench
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,10 @@ test: ## all tests, with real processes
 	@if cargo nextest --version >/dev/null 2>&1; \
 	then set -x; cargo nextest run --workspace --no-fail-fast; \
 	else set -x; cargo test --workspace; fi
+
+chaos: ## the long fault tests: kills, cut links, full disks, power cuts (MUSTER_SEED=N repeats the choices of a run)
+	cargo build --workspace --bins
+	MUSTER_CHAOS=long cargo test -p muster-tests --test it -- --nocapture --test-threads=1 chaos:: cuts:: disk::
 
 lint: ## formatting, clippy and dependency bans; a warning is an error
 	cargo fmt --all --check

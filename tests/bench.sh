@@ -1,57 +1,301 @@
 #!/usr/bin/env bash
-# The figures we hold ourselves to: a release build, agents and controller on this machine, mutual TLS on.
-# Prints one JSON object a figure: name, value, unit, goal.
+# The figures we hold ourselves to: release builds, controller and agents on this machine, mutual TLS on.
+# Prints one JSON object a figure, and writes docs/benchmarks.md when all were measured. For a part: `tests/bench.sh agents`
+# (real ones), `tests/bench.sh output` or `tests/bench.sh sim` (simulated ones).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-if [ "${1:-}" != inside ]; then
-    cargo build --release -p muster -p muster-controller
-    cargo build --profile agent -p muster-agent
-    target=$(realpath "${CARGO_TARGET_DIR:-target}")
-    # `muster dev` takes what is beside it.
-    bin=$(mktemp -d)
-    trap 'rm -r "$bin"' EXIT
-    cp "$target/release/muster" "$target/release/muster-controller" "$target/agent/muster-agent" "$bin"
-    export PATH="$bin:$PATH" BIN="$bin"
-    say=$(muster dev --agents 20 -- true 2>&1)
-    printf '{"figure":"muster dev, 20 agents: start to ready","said":"%s"}\n' "$say"
-    muster dev --agents 20 -- "$PWD/tests/bench.sh" inside
-    exit
-fi
+AGENTS=10000
+SUSTAINED_JOBS=20
+# Every wait ends after so many seconds.
+PATIENCE=120
 
-# figure NAME UNIT GOAL: the median of the numbers on stdin, with the least and the greatest.
+# row NAME VALUE UNIT GOAL N COMMAND: one figure.
+row() {
+    printf '{"figure":"%s","value":%s,"unit":"%s","goal":"%s","n":%d,"command":"%s"}\n' "$@"
+    printf '| %s | %s %s | %s | %d | `%s` |\n' "$1" "$2" "$3" "$4" "$5" "${6//|/\\|}" >>"$ROWS"
+}
+
+# figure NAME UNIT GOAL COMMAND: the median of the numbers on stdin.
 figure() {
-    sort -n | awk -v name="$1" -v unit="$2" -v goal="$3" '
-        { v[NR] = $1 }
-        END { printf "{\"figure\":\"%s\",\"median\":%s,\"min\":%s,\"max\":%s,\"n\":%d,\"unit\":\"%s\",\"goal\":%s}\n",
-                     name, v[int((NR + 1) / 2)], v[1], v[NR], NR, unit, goal }'
+    local sorted
+    sorted=$(sort -n)
+    local n
+    n=$(wc -l <<<"$sorted")
+    row "$1" "$(sed -n "$(((n + 1) / 2))p" <<<"$sorted")" "$2" "$3" "$n" "$4"
 }
 
 micros() { printf '%s' "${EPOCHREALTIME/[.,]/}"; }
+calc() { awk "BEGIN { printf \"%.${2:-1}f\", $1 }"; }
+# CPU of a process so far, with threads that ended: milliseconds.
+cpu() { awk -v hz="$(getconf CLK_TCK)" '{ sub(/.*\) /, ""); print ($12 + $13) * 1000 / hz }' "/proc/$1/stat"; }
+memory() { awk -v key="$2:" '$1 == key { print $2 }' "/proc/$1/status"; }
 
-for _ in $(seq 20); do
+# until_true WHAT COMMAND...: waits for it.
+until_true() {
+    local what=$1 end=$((SECONDS + PATIENCE))
+    shift
+    until "$@"; do
+        if ((SECONDS > end)); then
+            echo "bench: after $PATIENCE s it is still not so that $what" >&2
+            exit 1
+        fi
+        sleep 0.05
+    done
+}
+
+# --- Real agents ------------------------------------------------------------------------------------------------------
+
+of_agents() {
+    local pids each
+    for _ in $(seq 20); do
+        began=$(micros)
+        muster run -w all -- true 2>/dev/null
+        echo $(($(micros) - began))
+    done | awk '{ print $1 / 1000 }' |
+        figure "no-op on 20 real agents: typed to last line" ms "<= 150" "muster run -w all -- true"
+
+    # From the event that the offer was stored to the event that its end was: the host's share, the link, one commit.
+    for _ in $(seq 50); do
+        muster run -w dev-1 -o jsonl -- true 2>/dev/null
+    done | sed -nE 's/.*"time":"[^"]*:([0-9.]+)Z".*"kind":"(offered|finished)".*/\2 \1/p' |
+        awk '$1 == "offered" { at = $2 } $1 == "finished" { d = ($2 - at) * 1000; print d < 0 ? d + 60000 : d }' |
+        figure "no-op on one host: offer stored to end stored" ms "<= 10" "muster run -w dev-1 -o jsonl -- true"
+
+    muster run -w dev-1 -u 60s 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do bash -c "echo \$EPOCHREALTIME"; sleep 0.2; done' 2>/dev/null |
+        while read -r _ stamp; do echo $(($(micros) - ${stamp/[.,]/})); done | awk '{ print $1 / 1000 }' |
+        figure "a line of output: the child's write to our line" ms "<= 30" "muster run -w dev-1 'echo TIME'"
+
+    pids=$(pgrep -f "muster-agent run .*$MUSTER_DEV_DIR")
+    each() { for pid in $pids; do "$@" "$pid"; done; }
+    main_thread() { awk '{ print $1 / 1e6 }' "/proc/$1/task/$1/schedstat"; }
+    each main_thread >"$WORK/before"
+    sleep 60
+    each main_thread | paste "$WORK/before" - | awk '{ print $2 - $1 }' |
+        figure "idle agent: CPU in a minute" ms "<= 20" "/proc/PID/schedstat"
+    rss() { memory "$1" VmRSS; }
+    each rss | awk '{ print $1 / 1024 }' | figure "agent after these jobs: resident memory" MiB "<= 6" "/proc/PID/status"
+    stat -c %s "$BIN/muster-agent" | awk '{ print $1 / 1048576 }' |
+        figure "agent: stripped binary" MiB "<= 5" "cargo build --profile agent -p muster-agent"
+}
+
+# --- One host that writes a lot ---------------------------------------------------------------------------------------
+
+of_output() {
+    local mib=1024 controller before began bytes took
+    if ! muster run --help | grep -q -- --output-limit; then
+        echo "bench: this muster has no --output-limit: 1 GiB of output is not measured" >&2
+        return
+    fi
+    controller=$(pgrep -f "muster-controller serve .*$MUSTER_DEV_DIR")
+    before=$(memory "$controller" VmHWM)
     began=$(micros)
-    muster run -w all -- true 2>/dev/null
-    echo $(($(micros) - began))
-done | awk '{ print $1 / 1000 }' | figure "run -w all true on 20 agents: typed to last line" ms 150
+    bytes=$(muster run -w all -N --output-limit none "yes '$(printf %063d 7)' | head -c $((mib << 20))" 2>/dev/null | wc -c)
+    took=$(($(micros) - began))
+    if ((bytes != mib << 20)); then
+        echo "bench: $bytes bytes of $((mib << 20)) arrived" >&2
+        exit 1
+    fi
+    row "output of one host, 1 GiB to the CLI" "$(calc "$mib * 1e6 / $took")" MiB/s ">= 250" 1 \
+        "muster run -w all -N --output-limit none 'yes ... | head -c 1G' | wc -c"
+    row "controller meanwhile: most memory above idle" "$(calc "($(memory "$controller" VmHWM) - $before) / 1024")" MiB \
+        "flat" 1 "/proc/PID/status"
+}
 
-# From the event that the offer was stored to the event that its end was: the host's share, the link and one commit.
-for _ in $(seq 50); do
-    muster run -w dev-1 -o jsonl -- true 2>/dev/null
-done | sed -nE 's/.*"time":"[^"]*:([0-9.]+)Z".*"kind":"(offered|finished)".*/\2 \1/p' |
-    awk '$1 == "offered" { at = $2 } $1 == "finished" { d = ($2 - at) * 1000; print d < 0 ? d + 60000 : d }' |
-    figure "true on one host: offer stored to end stored" ms 10
+# --- Simulated agents -------------------------------------------------------------------------------------------------
 
-muster run -w dev-1 -u 60s 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do bash -c "echo \$EPOCHREALTIME"; sleep 0.2; done' 2>/dev/null |
-    while read -r _ stamp; do echo $(($(micros) - ${stamp/[.,]/})); done |
-    awk '{ print $1 / 1000 }' | figure "a line of output: the child's write to our line" ms 30
+serve() {
+    rm -f "$WORK/controller/addresses.toml"
+    muster-controller serve --state "$WORK/controller" --log warn --agents "$1" --operators "$2" --enrolment "$3" \
+        >>"$WORK/controller.log" 2>&1 </dev/null &
+    CONTROLLER=$!
+    until_true "the controller listens" test -e "$WORK/controller/addresses.toml"
+}
 
-agents=$(pgrep -f "muster-agent run .*$MUSTER_DEV_DIR")
-cpu() { for pid in $agents; do awk '{ print $1 / 1e6 }' "/proc/$pid/task/$pid/schedstat"; done; }
-cpu >/tmp/muster-bench-before.$$
-sleep 60
-cpu | paste /tmp/muster-bench-before.$$ - | awk '{ print $2 - $1 }' | figure "idle agent: CPU in a minute" ms 20
-rm /tmp/muster-bench-before.$$
-for pid in $agents; do awk '/VmRSS/ { print $2 / 1024 }' "/proc/$pid/status"; done |
-    figure "agent after these jobs: resident memory" MiB 6
-stat -c %s "$BIN/muster-agent" | awk '{ print $1 / 1048576 }' | figure "agent: stripped binary" MiB 5
+address() { sed -nE "s/^$1 = \"(.*)\"/\1/p" "$WORK/controller/addresses.toml"; }
+
+simulate() {
+    muster-sim --agents "$AGENTS" --state "$WORK/sim" --seed 1 "$@" >"$WORK/sim.log" 2>&1 </dev/null &
+    SIM=$!
+    until_true "all agents are connected" grep -q "agents connected in" "$WORK/sim.log"
+}
+
+# end PID: a clean end.
+end() {
+    kill "$1"
+    wait "$1" || true
+}
+
+# said PATTERN: the number in what the simulator said last of that.
+said() { sed -nE "s/$1/\1/p" "$WORK/sim.log" | tail -n 1; }
+
+# jobs_are STATE-OR-COUNT NUMBER: so many of the newest jobs have it.
+jobs_are() { (($(muster jobs -n 100 -o json | tr -d ' \n' | grep -o "$1" | wc -l) >= $2)); }
+
+no_op() {
+    local before began cpu_us=$WORK/cpu_us
+    : >"$cpu_us"
+    for _ in $(seq 7); do
+        before=$(cpu "$CONTROLLER")
+        began=$(micros)
+        muster run -w all --yes=$AGENTS --wait all -o jsonl -- true 2>/dev/null >/dev/null
+        echo $(($(micros) - began))
+        calc "($(cpu "$CONTROLLER") - $before) * 1000 / $AGENTS" >>"$cpu_us"
+        echo >>"$cpu_us"
+        sleep 1
+    done | awk '{ print $1 / 1e6 }' |
+        figure "no-op on $AGENTS simulated agents: typed to last line" s "<= 0.8" \
+            "muster run -w all --yes=$AGENTS --wait all -o jsonl -- true >/dev/null"
+    figure "controller CPU of that, a target" us "<= 60" "/proc/PID/stat" <"$cpu_us"
+}
+
+# How fast ends are stored while many jobs are at work; nobody follows them.
+sustained() {
+    local tasks=$((AGENTS * SUSTAINED_JOBS)) done_before cpu_before sim_before began took submits=()
+    done_before=$(muster jobs -n 100 -o json | tr -d ' \n' | grep -o '"state":"done"' | wc -l)
+    cpu_before=$(cpu "$CONTROLLER") sim_before=$(cpu "$SIM")
+    began=$(micros)
+    for _ in $(seq $SUSTAINED_JOBS); do
+        muster run -d -w all -t 5m --yes=$AGENTS -- true >/dev/null 2>&1 &
+        submits+=($!)
+    done
+    wait "${submits[@]}"
+    until_true "all jobs are done" jobs_are '"state":"done"' $((done_before + SUSTAINED_JOBS))
+    took=$(($(micros) - began))
+    row "completions a second, $SUSTAINED_JOBS jobs of $AGENTS at once" "$(calc "$tasks * 1e6 / $took" 0)" "a second" \
+        ">= 20000" "$tasks" "muster run -d -w all --yes=$AGENTS -- true"
+    row "controller CPU of that, a task" "$(calc "($(cpu "$CONTROLLER") - cpu_before) * 1000 / $tasks")" us "-" "$tasks" \
+        "/proc/PID/stat"
+    row "simulator CPU of that, a task" "$(calc "($(cpu "$SIM") - sim_before) * 1000 / $tasks")" us "<= 60" "$tasks" \
+        "/proc/PID/stat"
+}
+
+# All agents come back to a controller that was killed while they work, and everything adds up.
+comeback() {
+    local jobs=4 began took double
+    simulate --delay 3s --jitter 6s --output 1000
+    for _ in $(seq $jobs); do
+        muster run -d -w all -t 5m --yes=$AGENTS -- sleep 5 >>"$WORK/jobs" 2>/dev/null
+    done
+    until_true "some hosts have answered" jobs_are '"counts":{"succeeded":[0-9]*}' 1
+    local at=("$(address agents)" "$(address operators)" "$(address enrolment)")
+    kill -9 "$CONTROLLER"
+    wait "$CONTROLLER" 2>/dev/null || true
+    began=$(micros)
+    serve "${at[@]}"
+    until_true "all agents are back" grep -q "connected again" "$WORK/sim.log"
+    took=$(($(micros) - began))
+    row "$AGENTS agents back after the controller's kill -9" "$(calc "$took / 1e6" 2)" s "<= 12" 1 "kill -9; muster-controller serve"
+    while read -r job; do
+        until_true "job $job adds up" sh -c "muster job $job -o json | tr -d ' \n' | grep -q '\"counts\":{\"succeeded\":$AGENTS}'"
+    done <"$WORK/jobs"
+    row "their $jobs jobs done, every one of $((jobs * AGENTS)) succeeded" "$(calc "($(micros) - $began) / 1e6" 2)" s "-" 1 \
+        "muster job JOB -o json"
+    end "$SIM"
+    double=$(said '.*started=([0-9]+) .* doubles=0 .*')
+    if [ "$double" != $((jobs * AGENTS)) ]; then
+        tail -n 1 "$WORK/sim.log" >&2
+        exit 1
+    fi
+}
+
+of_sim() {
+    local token empty before
+    # Nothing of the user's is touched.
+    export MUSTER_CONFIG=$WORK/config.toml
+    ulimit -n "$(ulimit -Hn)"
+    if (($(ulimit -n) < AGENTS + 1000)); then
+        AGENTS=$(($(ulimit -n) - 1000))
+        echo "bench: the limit of open files allows only $AGENTS simulated agents" >&2
+    fi
+    muster-controller init --state "$WORK/controller" --operator bench --config "$MUSTER_CONFIG" >/dev/null 2>&1
+    serve 127.0.0.1:0 127.0.0.1:0 127.0.0.1:0
+    sed -i "s/127.0.0.1:7444/$(address operators)/" "$MUSTER_CONFIG"
+    token=$(muster token create --uses $AGENTS 2>/dev/null)
+    empty=$(memory "$CONTROLLER" VmRSS)
+    simulate --controller "$(address enrolment)" --token "$token"
+    row "enrolments a minute" "$(said '.*: ([0-9]+) a minute')" "a minute" ">= 30000" $AGENTS \
+        "muster-sim --agents $AGENTS --token TOKEN"
+    row "$AGENTS agents connect" "$(said '.*agents connected in ([0-9.]+) s')" s "-" $AGENTS "muster-sim --agents $AGENTS"
+    sleep 5
+    row "controller memory, an idle agent" "$(calc "($(memory "$CONTROLLER" VmRSS) - $empty) / $AGENTS")" KiB "<= 48" $AGENTS \
+        "/proc/PID/status"
+    before=$(cpu "$CONTROLLER")
+    sleep 30
+    row "idle controller with $AGENTS agents: of one core" "$(calc "($(cpu "$CONTROLLER") - $before) / 300" 2)" % "<= 2" 1 \
+        "/proc/PID/stat over 30 s"
+    no_op
+    sustained
+    row "simulator memory, an agent" "$(calc "$(memory "$SIM" VmRSS) / $AGENTS")" KiB "-" $AGENTS "/proc/PID/status"
+    end "$SIM"
+    comeback
+    end "$CONTROLLER"
+}
+
+# --- All of it --------------------------------------------------------------------------------------------------------
+
+page() {
+    cat <<EOF
+# Benchmarks
+
+Measured by \`make bench\`, which writes this page: release builds, mutual TLS on, the controller and everything that loads
+it on the same cores. Figures of a shared machine vary by a third from run to run; compare them with others of the same
+machine only. "n" is how many were measured; with several runs the value is the median.
+
+$(sed -n 's/^model name[^:]*: /* CPU: /p' /proc/cpuinfo | head -n 1), $(nproc) cores
+* memory: $(awk '/MemTotal/ { printf "%.0f", $2 / 1048576 }' /proc/meminfo) GiB
+* kernel: $(uname -sr)
+* $(rustc --version)
+* date: $(date -u +%F)
+
+| figure | value | goal | n | command |
+|---|---|---|---|---|
+EOF
+    cat "$ROWS"
+}
+
+clean() {
+    # Only what we started.
+    for pid in ${SIM:-} ${CONTROLLER:-}; do
+        kill "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
+    [ -n "${INSIDE:-}" ] || rm -rf "$WORK"
+}
+trap clean EXIT
+
+if [ -n "${INSIDE:-}" ]; then
+    "of_$1"
+    exit
+fi
+
+part=${1:-all}
+cargo build --release -p muster -p muster-controller
+cargo build --profile agent -p muster-agent
+cargo build --release -p muster-tests --bin muster-sim
+target=$(realpath "${CARGO_TARGET_DIR:-target}")
+WORK=$(mktemp -d)
+export WORK ROWS=$WORK/rows BIN=$WORK/bin
+# `muster dev` takes what is beside it.
+mkdir "$BIN"
+cp "$target"/release/{muster,muster-controller,muster-sim} "$target/agent/muster-agent" "$BIN"
+export PATH="$BIN:$PATH"
+
+if [ "$part" = all ] || [ "$part" = agents ]; then
+    for _ in 1 2 3; do
+        began=$(micros)
+        muster dev --agents 20 -- true 2>/dev/null
+        calc "($(micros) - $began) / 1e6" 2
+        echo
+    done | figure "muster dev with 20 agents: start to end" s "-" "muster dev --agents 20 -- true"
+    INSIDE=yes muster dev --agents 20 -- "$PWD/tests/bench.sh" agents
+fi
+if [ "$part" = all ] || [ "$part" = output ]; then
+    INSIDE=yes muster dev --agents 1 -- "$PWD/tests/bench.sh" output
+fi
+if [ "$part" = all ] || [ "$part" = sim ]; then
+    of_sim
+fi
+if [ "$part" = all ]; then
+    page >docs/benchmarks.md
+fi

@@ -87,6 +87,14 @@ impl Door {
                 return Err(refused("conflict: this task is known with another payload; submit a new job".to_owned()));
             }
         }
+        self.check(&spec, offer, now)?;
+        Ok(Admission::Run { spec: Box::new(spec), payload })
+    }
+
+    /// All that is this agent's own to check in an offer whose signature is good: that it is what was signed, for this
+    /// agent, for now.
+    pub fn check(&self, spec: &JobSpec, offer: &Offer, now: Timestamp) -> Result<(), Refusal> {
+        let refused = |reason: String| Refusal { kind: RejectKind::Refused, reason, start_before: None };
         if offer.task.job != spec.job {
             return Err(refused("the offer names another job than the one that was signed".to_owned()));
         }
@@ -97,10 +105,9 @@ impl Door {
         if !merkle::verify(&spec.targets.root, spec.targets.count, offer.task.target, leaf, &offer.proof) {
             return Err(refused(format!("{} is not in the list of targets that was signed", self.name)));
         }
-        self.check_times(&spec, offer, now)
-            .and_then(|()| self.check_user(&spec))
-            .map_err(|refusal| Refusal { start_before: Some(spec.start_before), ..refusal })?;
-        Ok(Admission::Run { spec: Box::new(spec), payload })
+        self.check_times(spec, offer, now)
+            .and_then(|()| self.check_user(spec))
+            .map_err(|refusal| Refusal { start_before: Some(spec.start_before), ..refusal })
     }
 
     fn check_times(&self, spec: &JobSpec, offer: &Offer, now: Timestamp) -> Result<(), Refusal> {

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! session ──Event──▶ Agent ──FromAgent──▶ session         work.rs     tasks on this host, from offer to commit
-//!                    ▲   │                                refuse.rs   what never starts
+//!                    ▲   │                                standing.rs whether it is the one that is meant
+//!                    │   │                                renew.rs    its certificate in time
+//!                    │   │                                refuse.rs   what never starts
 //!     doorbell ──────┘   └──▶ journal, spool,             bury.rs     what was lost
 //!                             supervisors                 recover.rs  what an earlier start left
 //!                                                         ship.rs     one task's way to the controller
@@ -13,30 +15,33 @@
 
 mod blobs;
 mod bury;
-mod clock;
 mod recover;
 mod refuse;
+mod renew;
 mod ship;
+mod standing;
 mod work;
 
 use crate::admit::{Door, Users};
+use crate::clock::{Clock, Offset, Reading};
 use crate::facts;
-use crate::identity::{Identity, IdentityError};
+use crate::identity::{Identity, IdentityError, Next};
 use crate::journal::{Journal, JournalError};
 use crate::process::{self, Containment};
-use crate::session::{Event, Link};
+use crate::session::Event;
 use crate::settings::Settings;
 use crate::spool::{Doorbell, Spool};
 use blobs::Blobs;
 use bury::Burials;
-use muster_proto::fleet::Facts;
 use muster_proto::id::{BootId, StartId, TaskId};
 use muster_proto::limits;
-use muster_proto::link::{FromAgent, Hello, TaskReport, ToAgent, Unfinished, Welcome};
+use muster_proto::link::{FromAgent, Hello, Nonce, TaskReport, ToAgent, Unfinished, Welcome};
 use muster_proto::seal::SealError;
-use muster_proto::tls::{self, TlsError};
+use muster_proto::tls::TlsError;
+use renew::Renewal;
 use rustix::fs::FlockOperation;
 use ship::Shipment;
+use standing::Standing;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::future::Future;
@@ -44,7 +49,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
@@ -63,7 +68,8 @@ const OUTBOX_MAX: usize = 1024;
 pub struct Agent {
     settings: Settings,
     identity: Identity,
-    facts: Facts,
+    renewal: Renewal,
+    machine: String,
     door: Door,
     containment: Containment,
     boot: BootId,
@@ -86,6 +92,16 @@ pub struct Agent {
     burials: Burials,
     /// It was logged once that cancels go unanswered.
     warned_of_strangers: bool,
+    clock: Clock,
+    /// The clocks when they were last looked at.
+    seen: Reading,
+    /// The controller's clock, once it was told.
+    offset: Option<Offset>,
+    standing: Standing,
+    /// The last that is on disk.
+    nonce: Option<Nonce>,
+    /// What the link tells.
+    events: mpsc::Receiver<Event>,
     /// There is a session.
     link: Option<mpsc::Sender<FromAgent>>,
     /// Goes out before anything in `ready`.
@@ -98,9 +114,13 @@ impl Agent {
     /// Takes the state directory and finds the tasks that are there: those whose supervisor lives go on, the others are
     /// lost and will be reported so.
     pub fn new(settings: Settings) -> Result<Self, AgentError> {
-        let identity = Identity::load(&settings.state)?
-            .ok_or_else(|| AgentError::NotEnrolled { state: settings.state.clone() })?;
+        let load = || {
+            Identity::load(&settings.state)?.ok_or_else(|| AgentError::NotEnrolled { state: settings.state.clone() })
+        };
+        let files = Next::of(&settings.state, load()?.controller_issuer()?);
         let lock = lock(&settings)?;
+        files.settle()?;
+        let identity = load()?;
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| AgentError::State { path, source }
@@ -108,7 +128,8 @@ impl Agent {
         let (spool_path, blobs_path) = (settings.state.join("spool"), settings.state.join("blobs"));
         let spool = Spool::open(&spool_path).map_err(failed(&spool_path))?;
         let blobs = Blobs::open(&blobs_path).map_err(failed(&blobs_path))?;
-        let journal = Journal::open(&settings.state.join("journal"), clock::now())?;
+        let clock = settings.clock.clone();
+        let journal = Journal::open(&settings.state.join("journal"), clock.now())?;
         if let Some(damage) = journal.damage() {
             error!(%damage, "new tasks are refused");
         }
@@ -123,7 +144,14 @@ impl Agent {
         let mut start = [0; 16];
         getrandom::fill(&mut start).map_err(|error| AgentError::Kernel(io::Error::other(error)))?;
         let mut agent = Self {
-            facts: facts::collect(&containment),
+            renewal: Renewal::new(&identity, &facts::collect(&containment), files)?,
+            machine: facts::machine_id(),
+            seen: clock.read(),
+            offset: None,
+            standing: Standing::Unknown,
+            nonce: Identity::load_nonce(&settings.state),
+            // Until it runs.
+            events: mpsc::channel(1).1,
             boot: process::boot_id().map_err(AgentError::Kernel)?,
             start: StartId::from_bytes(start),
             doorbell: Doorbell::new().map_err(AgentError::Kernel)?,
@@ -140,6 +168,7 @@ impl Agent {
             _lock: lock,
             identity,
             door,
+            clock,
             containment,
             journal,
             spool,
@@ -154,17 +183,19 @@ impl Agent {
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
         let bell = bell(&self.doorbell).map_err(AgentError::Kernel)?;
         let mut deaths = signal(SignalKind::child()).map_err(AgentError::Kernel)?;
-        let (sender, mut events) = mpsc::channel(EVENTS);
-        tokio::spawn(self.link()?.keep(sender));
+        self.dial(Duration::ZERO);
         tokio::pin!(shutdown);
         info!(name = %self.identity.name, agent = %self.identity.agent, unfinished = self.tasks.len(), "agent started");
         loop {
-            self.start_waiting();
+            let now = self.watch_clock();
+            self.start_waiting(now);
+            self.renew(now);
             let room = self.pump();
-            let (alarm, second_look) = (self.next_expiry(), self.second_look);
+            let (expiry, renewal) = (self.next_expiry(now), self.next_renewal(now));
+            let (alarm, second_look) = (expiry.into_iter().chain(renewal).min(), self.second_look);
             tokio::select! {
                 () = &mut shutdown => break,
-                event = events.recv(), if self.outbox.len() < OUTBOX_MAX => match event {
+                event = self.events.recv(), if self.outbox.len() < OUTBOX_MAX => match event {
                     Some(event) => self.on_event(event),
                     None => return Err(AgentError::Link),
                 },
@@ -176,22 +207,13 @@ impl Agent {
                 _ = ship::reserve(room.as_ref()), if room.is_some() => {}
                 _ = deaths.recv() => self.reap(),
                 (id, result) = self.burials.next() => self.on_burial(id, result),
-                () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => self.expire(),
+                // Windows and renewal are looked at above.
+                () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
                 () = sleep_until(second_look.unwrap_or_else(Instant::now)), if second_look.is_some() => self.look_again(),
             }
         }
         info!("agent ends; its tasks go on");
         Ok(())
-    }
-
-    fn link(&self) -> Result<Link, AgentError> {
-        let own = tls::Identity::from_pem(&self.identity.certificate, &self.identity.key)?;
-        Ok(Link {
-            controller: self.identity.controller.clone(),
-            cluster: self.identity.cluster,
-            tls: Arc::new(tls::client_config(own, &self.identity.controller_issuer()?)?),
-            facts: self.facts.clone(),
-        })
     }
 
     fn on_event(&mut self, event: Event) {
@@ -216,8 +238,10 @@ impl Agent {
             boot: self.boot,
             start: self.start,
             facts_digest: Default::default(),
-            clock: clock::now(),
+            clock: self.clock.now(),
             unfinished: unfinished.take(limits::UNFINISHED_MAX).collect(),
+            nonce: self.nonce,
+            machine: self.machine.clone(),
         });
     }
 
@@ -225,6 +249,7 @@ impl Agent {
         self.on_down();
         self.blobs.clear();
         self.link = Some(link);
+        self.welcomed(welcome);
         for &(id, next_frame) in &welcome.resume {
             self.resume(id, next_frame);
         }
@@ -262,6 +287,7 @@ impl Agent {
 
     fn on_down(&mut self) {
         self.link = None;
+        self.renewal.down();
         self.outbox.clear();
         self.ready.clear();
         for task in self.tasks.values_mut() {
@@ -271,12 +297,18 @@ impl Agent {
 
     /// In order, with one sync for offers or cancels that stand together, and one for all commits.
     fn on_messages(&mut self, messages: Vec<ToAgent>) {
+        let session = self.link.is_some();
+        let now = self.watch_clock();
+        if session && self.link.is_none() {
+            // They belong to the session that was given up just now.
+            return;
+        }
         let (mut offers, mut cancels, mut committed) = (Vec::new(), Vec::new(), Vec::new());
         for message in messages {
             if !matches!(message, ToAgent::Offer(_)) {
-                self.take_offers(std::mem::take(&mut offers));
+                self.take_offers(std::mem::take(&mut offers), now);
             }
-            if !matches!(message, ToAgent::Cancel(_)) {
+            if !matches!(message, ToAgent::Cancel(_) | ToAgent::Withdraw(_)) {
                 self.cancel(&std::mem::take(&mut cancels));
             }
             match message {
@@ -284,12 +316,17 @@ impl Agent {
                 ToAgent::Committed(task) => committed.push(task),
                 ToAgent::Blob(chunk) => self.blobs.add(&chunk),
                 ToAgent::Cancel(task) => cancels.push(task),
+                // What works goes on.
+                ToAgent::Withdraw(task) if self.is_working(task) => {}
+                ToAgent::Withdraw(task) => cancels.push(task),
                 ToAgent::Ack { task, next_frame } => self.on_ack(task, next_frame),
-                // A second welcome means nothing; the session handles the other two.
-                ToAgent::Welcome(_) | ToAgent::Drain(_) | ToAgent::Revoked => {}
+                ToAgent::Renewed(certificate) => self.on_renewed(&certificate, now),
+                ToAgent::Refused { retry_after, .. } => self.on_refused(retry_after),
+                // A second welcome means nothing; the session comes back by itself.
+                ToAgent::Welcome(_) | ToAgent::Drain(_) => {}
             }
         }
-        self.take_offers(offers);
+        self.take_offers(offers, now);
         self.cancel(&cancels);
         self.commit(&committed);
     }

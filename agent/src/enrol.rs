@@ -35,9 +35,21 @@ pub async fn enrol(request: &Enroll, waiting: impl FnOnce(&str)) -> Result<Ident
         Some(name) => name.clone(),
         None => facts::hostname().parse().map_err(EnrolError::HostName)?,
     };
+    let identity = issue(&request.controller, &name, &request.credential, waiting).await?;
+    identity.store(&request.state)?;
+    Ok(identity)
+}
+
+/// Asks the controller's enrolment listener (`HOST:PORT`) for an identity of this name, and writes it nowhere.
+pub async fn issue(
+    controller: &str,
+    name: &HostName,
+    credential: &Credential,
+    waiting: impl FnOnce(&str),
+) -> Result<Identity, EnrolError> {
     let key = KeyPair::generate_for(&PKCS_ED25519).map_err(EnrolError::Key)?;
     let csr = CertificateParams::default().serialize_request(&key).map_err(EnrolError::Key)?;
-    let (cluster, pin, secret) = match &request.credential {
+    let (cluster, pin, secret) = match credential {
         Credential::Token(token) => (token.cluster, token.pin, token.secret.to_vec()),
         Credential::Approval { cluster, pin } => (*cluster, *pin, Vec::new()),
     };
@@ -45,7 +57,7 @@ pub async fn enrol(request: &Enroll, waiting: impl FnOnce(&str)) -> Result<Ident
         wire::EnrolAgentRequest { csr: csr.der().to_vec().into(), name: name.to_string(), token: secret.into() };
     let mut waiting = Some(waiting);
     let issued = loop {
-        match ask(request, cluster, pin, question.clone()).await? {
+        match ask(controller, cluster, pin, question.clone()).await? {
             enrol_agent_reply::Result::Issued(issued) => break issued,
             enrol_agent_reply::Result::Pending(_) => {
                 if let Some(waiting) = waiting.take() {
@@ -55,21 +67,19 @@ pub async fn enrol(request: &Enroll, waiting: impl FnOnce(&str)) -> Result<Ident
             }
         }
     };
-    let identity = checked(&issued, request, cluster, pin, key.serialize_pem())?;
-    identity.store(&request.state)?;
-    Ok(identity)
+    checked(&issued, controller, cluster, pin, key.serialize_pem())
 }
 
 /// One question on a connection of its own: approval may take days, and connections do not last that long.
 async fn ask(
-    request: &Enroll,
+    controller: &str,
     cluster: ClusterId,
     pin: [u8; 32],
     question: wire::EnrolAgentRequest,
 ) -> Result<enrol_agent_reply::Result, EnrolError> {
     let tls = Arc::new(tls::pinned_client_config(pin)?);
-    let address = || request.controller.clone();
-    let channel = session::dial(&request.controller, cluster, tls).await.map_err(|error| match error {
+    let address = || controller.to_owned();
+    let channel = session::dial(controller, cluster, tls).await.map_err(|error| match error {
         LinkError::WrongIssuer => EnrolError::WrongCluster { address: address() },
         LinkError::Refused(_) => EnrolError::WrongListener { address: address() },
         other => EnrolError::Link(other),
@@ -82,7 +92,7 @@ async fn ask(
 /// Believes the answer only where it agrees with what was asked and pinned.
 fn checked(
     issued: &wire::AgentIdentity,
-    request: &Enroll,
+    controller: &str,
     cluster: ClusterId,
     pin: [u8; 32],
     key: String,
@@ -90,7 +100,7 @@ fn checked(
     if tls::pin_of(&issued.controller_ca) != pin || issued.cluster[..] != cluster.as_bytes()[..] {
         return Err(EnrolError::Answer);
     }
-    let host = host_of(&request.controller).ok_or(EnrolError::Answer)?;
+    let host = host_of(controller).ok_or(EnrolError::Answer)?;
     let port = u16::try_from(issued.agent_port).ok().filter(|port| *port > 0).ok_or(EnrolError::Answer)?;
     let identity = Identity {
         name: issued.name.parse().map_err(|_| EnrolError::Answer)?,

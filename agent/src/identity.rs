@@ -1,9 +1,13 @@
-//! Who this agent is, as files: `<state>/identity/` with key, certificate, the two issuers it trusts, and `agent.conf`.
+//! Who this agent is, as files: `<state>/identity/` with key, certificate, the two issuers it trusts, `agent.conf`, and the
+//! nonce of its last session.
 //!
 //! The directory appears by one rename of a directory that is complete and on disk, so that a crash leaves either no
 //! identity or a whole one.
 
+mod next;
+
 use muster_proto::id::{AgentId, ClusterId};
+use muster_proto::link::Nonce;
 use muster_proto::name::HostName;
 use muster_proto::seal::{OperatorTrust, SealError};
 use muster_proto::tls::{self, Certificate, TlsError};
@@ -11,6 +15,9 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use tracing::error;
+
+pub use next::{Next, Pair};
 
 /// An enrolled agent's name, key and trust.
 #[derive(Clone)]
@@ -34,6 +41,7 @@ pub struct Identity {
 }
 
 const DIRECTORY: &str = "identity";
+const NONCE: &str = "nonce";
 const PRIVATE: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
 
@@ -101,6 +109,35 @@ impl Identity {
         sync(state).map_err(at(state))
     }
 
+    /// What the last session handed out, if there was one. A file that cannot be read counts as none: the controller
+    /// then decides.
+    pub fn load_nonce(state: &Path) -> Option<Nonce> {
+        let path = state.join(DIRECTORY).join(NONCE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return None,
+            Err(source) => {
+                error!(path = %path.display(), error = %source, "cannot read the last session's nonce");
+                return None;
+            }
+        };
+        let nonce = parse_nonce(&text);
+        if nonce.is_none() {
+            error!(path = %path.display(), "the last session's nonce is damaged");
+        }
+        nonce
+    }
+
+    /// Keeps the nonce of a session. Durable when it returns.
+    pub fn store_nonce(state: &Path, nonce: Nonce) -> Result<(), IdentityError> {
+        let directory = state.join(DIRECTORY);
+        let path = directory.join(NONCE);
+        let text = format!("{} {:032x}\n", nonce.epoch, u128::from_be_bytes(nonce.mac));
+        replace(&path, text.as_bytes(), PRIVATE)
+            .and_then(|()| sync(&directory))
+            .map_err(|source| IdentityError::Io { path, source })
+    }
+
     /// Whose signatures this agent obeys.
     pub fn operator_trust(&self) -> Result<OperatorTrust, SealError> {
         let issuer = tls::certificate_from_pem(&self.operator_ca).map_err(|_| SealError::Issuer)?;
@@ -124,6 +161,22 @@ fn write_durable(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Whole or not at all, under a name that may exist. Durable once the directory is.
+fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let new = path.with_added_extension("new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => write_durable(&new, bytes, mode)?,
+    }
+    fs::rename(new, path)
+}
+
+fn parse_nonce(text: &str) -> Option<Nonce> {
+    let (epoch, mac) = text.trim_end().split_once(' ')?;
+    let mac = u128::from_str_radix(mac, 16).ok().filter(|_| mac.len() == 32)?;
+    Some(Nonce { epoch: epoch.parse().ok()?, mac: mac.to_be_bytes() })
+}
+
 fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
@@ -139,6 +192,11 @@ pub enum IdentityError {
         /// Why.
         source: io::Error,
     },
+    /// What was issued is for another key, or not for TLS.
+    #[error(
+        "the certificate that the controller issued does not fit the key: check that agent and controller are of one release"
+    )]
+    Unfit,
     /// Not what `enroll` wrote.
     #[error("{} is damaged: remove the identity directory and enrol again", path.display())]
     Damaged {
@@ -189,6 +247,24 @@ mod tests {
         assert!(Identity::load(root.path()).expect("nothing to read").is_none());
         identity().store(root.path()).expect("stored");
         assert_eq!(Identity::load(root.path()).expect("loaded").expect("enrolled").key, "key");
+    }
+
+    #[test]
+    fn a_nonce_is_kept_over_a_crash_and_replaced_whole() {
+        let root = tempfile::tempdir().expect("a directory");
+        identity().store(root.path()).expect("stored");
+        assert_eq!(Identity::load_nonce(root.path()), None);
+        let path = root.path().join("identity/nonce");
+        for epoch in [1, u64::MAX] {
+            let nonce = Nonce { epoch, mac: [7; 16] };
+            Identity::store_nonce(root.path(), nonce).expect("stored");
+            fs::write(path.with_added_extension("new"), "half").expect("a crash");
+            assert_eq!(Identity::load_nonce(root.path()), Some(nonce));
+        }
+        for bad in ["", "7", "7 0", "x 00000000000000000000000000000000", "7 -0000000000000000000000000000001"] {
+            fs::write(&path, bad).expect("written");
+            assert_eq!(Identity::load_nonce(root.path()), None, "{bad}");
+        }
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub enum Record {
     },
     /// Its supervisor is about to be started: from here on it may have run.
     Intent(TaskId),
+    /// That supervisor provably never began, and never will: the task stands where it stood before.
+    NotBegun(TaskId),
     /// It will never start here. Also for a task that never came (a cancel that overtook the offer).
     Refused {
         /// Which.
@@ -250,7 +252,7 @@ impl Journal {
     }
 }
 
-/// What a record changes. A task that was started stays started, whatever comes later.
+/// What a record changes. A task that was started stays started, but for proof of the contrary.
 fn apply(known: &mut HashMap<TaskId, Known>, record: &Record) {
     match record {
         Record::Received { task, payload, start_before } => {
@@ -260,6 +262,11 @@ fn apply(known: &mut HashMap<TaskId, Known>, record: &Record) {
         Record::Intent(task) => {
             if let Some(known) = known.get_mut(task) {
                 known.state = State::Intent;
+            }
+        }
+        Record::NotBegun(task) => {
+            if let Some(known) = known.get_mut(task).filter(|known| known.state == State::Intent) {
+                known.state = State::Received;
             }
         }
         Record::Refused { task, kind, reason, start_before } => {
@@ -347,6 +354,25 @@ mod tests {
         assert_eq!(journal.get(task(1)).map(|known| (&known.state, known.committed)), Some((&State::Intent, true)));
         assert!(matches!(journal.get(task(2)).map(|known| &known.state), Some(State::Refused { .. })));
         assert_eq!(journal.get(task(4)), None);
+    }
+
+    #[test]
+    fn a_start_that_never_began_is_taken_back_and_nothing_else_is() {
+        let (_dir, path) = place();
+        let mut journal = open(&path);
+        let begun = [received(1, NOW), Record::Intent(task(1)), received(2, NOW), refused(3)];
+        journal.append(&begun, NOW).expect("it takes records");
+        let back: Vec<_> = (1..5).map(task).map(Record::NotBegun).collect();
+        journal.append(&back, NOW).expect("it takes records");
+        let state = |journal: &Journal, number| journal.get(task(number)).map(|known| known.state.clone());
+        for journal in [journal, open(&path)] {
+            assert_eq!([1, 2].map(|number| state(&journal, number)), [Some(State::Received), Some(State::Received)]);
+            assert!(matches!(state(&journal, 3), Some(State::Refused { .. })) && state(&journal, 4).is_none());
+        }
+        let mut journal = open(&path);
+        journal.append(&[refused(1), Record::Intent(task(2))], NOW).expect("it takes records");
+        assert!(matches!(state(&journal, 1), Some(State::Refused { .. })), "it may be refused for good again");
+        assert_eq!(state(&journal, 2), Some(State::Intent), "or start");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 pub mod admit;
 pub mod agent;
+pub mod clock;
 pub mod enrol;
 pub mod facts;
 pub mod identity;

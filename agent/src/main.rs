@@ -4,12 +4,13 @@ use anyhow::Context as _;
 use muster_agent::agent::Agent;
 use muster_agent::enrol;
 use muster_agent::settings::{Enroll, Invocation, Run, Until};
-use muster_agent::{supervisor, telemetry};
-use std::io::{self, Read as _, Write as _};
+use muster_agent::{process, supervisor, telemetry};
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::process::ExitCode;
 use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tracing::{error, info};
 
 fn main() -> ExitCode {
     let invocation = match Invocation::from_env() {
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
         Invocation::Supervise(dir) => return supervisor::main(&dir),
         Invocation::Say(text) => say(&text),
         Invocation::Enroll(request) => enroll(&request),
-        Invocation::Run(run) => be_an_agent(run),
+        Invocation::Run(run) => be_an_agent(&run),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -40,24 +41,52 @@ fn enroll(request: &Enroll) -> anyhow::Result<()> {
     say(&format!("enrolled as {} in {state}; next: muster-agent run --state {state}\n", identity.name))
 }
 
-fn be_an_agent(run: Run) -> anyhow::Result<()> {
+fn be_an_agent(run: &Run) -> anyhow::Result<()> {
     telemetry::install(run.log);
     let runtime = runtime()?;
     runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
-        let agent = Agent::new(run.settings)?;
+        let on = |kind| signal(kind).context("cannot wait for signals");
+        let (mut terminate, mut interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+        let (mut hangup, mut deaths) = (on(SignalKind::hangup())?, on(SignalKind::child())?);
         let eof = stdin_eof(run.until);
-        let shutdown = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-                () = eof => {}
+        tokio::pin!(eof);
+        // There it says that the terminal is gone.
+        let on_hangup = if io::stdin().is_terminal() { Next::End } else { Next::Replace };
+        loop {
+            // Supervisors that an agent before this one started in the same process.
+            let mut inherited = process::children();
+            let agent = Agent::new(run.settings.clone())?;
+            let mut next = Next::End;
+            let shutdown = async {
+                loop {
+                    tokio::select! {
+                        _ = terminate.recv() => break,
+                        _ = interrupt.recv() => break,
+                        _ = hangup.recv() => break next = on_hangup,
+                        () = &mut eof => break,
+                        _ = deaths.recv() => process::reap(&mut inherited),
+                    }
+                }
+            };
+            agent.run(shutdown).await?;
+            match next {
+                Next::End => return Ok(()),
+                Next::Replace => {
+                    let program = run.own.program.display();
+                    info!(%program, "SIGHUP: another start takes over");
+                    let error = process::replace(&run.own.program, &run.own.arguments);
+                    error!(%program, %error, "it cannot be executed: the running program goes on");
+                }
             }
-        };
-        agent.run(shutdown).await?;
-        Ok(())
+        }
     })
+}
+
+/// What comes after an agent.
+#[derive(Clone, Copy)]
+enum Next {
+    End,
+    Replace,
 }
 
 /// One thread is enough, and an idle agent is small.

@@ -6,8 +6,8 @@
 
 mod linux;
 
-pub use linux::own_user;
 pub(crate) use linux::{Identity, Launched, close_inherited, launch};
+pub use linux::{own_user, replace};
 use muster_proto::id::{BootId, TaskId};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
@@ -32,6 +32,8 @@ pub enum Containment {
 const SUPERVISORS: &str = "supervisors";
 /// How long a burial waits for what it killed.
 pub(crate) const BURIAL_PATIENCE: Duration = Duration::from_secs(5);
+/// Processes and threads of one task, where the kernel counts them for us: a fork bomb hurts nobody else.
+const TASK_PIDS_MAX: &str = "512";
 /// From the making of a cgroup until its first process is surely in it.
 const NEW: Duration = Duration::from_mins(1);
 
@@ -65,6 +67,8 @@ impl Containment {
 
 fn try_out(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir.join(SUPERVISORS))?;
+    // Only where the hierarchy offers it: what is above is not ours to change.
+    let _ = fs::write(dir.join("cgroup.subtree_control"), "+pids");
     let probe = dir.join(format!("probe-{}", getpid()));
     fs::create_dir(&probe)?;
     // cgroup.kill came with Linux 5.14.
@@ -92,6 +96,25 @@ pub fn boot_id() -> io::Result<BootId> {
     let hex: String = text.trim().chars().filter(|c| *c != '-').collect();
     let number = u128::from_str_radix(&hex, 16).map_err(|_| io::ErrorKind::InvalidData)?;
     Ok(BootId::from_bytes(number.to_be_bytes()))
+}
+
+/// The children that this process has now.
+pub fn children() -> Vec<u32> {
+    let own = getpid().as_raw();
+    let is_own = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        parent_of(&stat) == Some(own)
+    };
+    processes().filter(is_own).filter_map(|pid| u32::try_from(pid).ok()).collect()
+}
+
+/// Takes the ends of children that nobody else waits for; keeps those that live.
+pub fn reap(children: &mut Vec<u32>) {
+    children.retain(|&pid| {
+        let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+        let end = rustix::process::waitpid(pid, rustix::process::WaitOptions::NOHANG);
+        pid.is_some() && matches!(end, Ok(None))
+    });
 }
 
 /// Starts `executable supervise DIR` with `out` as its standard output and nothing else open but `/dev/null`.
@@ -123,7 +146,7 @@ impl Family {
         };
         let _ = fs::write(root.join(SUPERVISORS).join("cgroup.procs"), "0");
         let dir = root.join(task.to_string());
-        let made = fs::create_dir_all(&dir).is_ok();
+        let made = make_cgroup(&dir).is_ok();
         Ok(Self { task, cgroup: made.then_some(dir) })
     }
 
@@ -133,7 +156,7 @@ impl Family {
             return Ok(());
         };
         // An agent that starts at this moment removes empty cgroups.
-        let _ = fs::create_dir(dir);
+        let _ = make_cgroup(dir);
         fs::write(dir.join("cgroup.procs"), "0")
     }
 
@@ -203,6 +226,13 @@ impl Family {
     }
 }
 
+/// One that exists is as good.
+fn make_cgroup(dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let limit = dir.join("pids.max");
+    if limit.exists() { fs::write(limit, TASK_PIDS_MAX) } else { Ok(()) }
+}
+
 /// What became of a family whose supervisor is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Burial {
@@ -264,6 +294,19 @@ mod tests {
         assert_eq!(parent_of("7 (true) S 3 7 7 0"), Some(3));
         assert_eq!(parent_of("7 (x) R 1 (y) ) S 3 7 7 0"), Some(3));
         assert_eq!(parent_of("7 (x"), None);
+    }
+
+    #[test]
+    fn a_cgroup_is_limited_where_processes_are_counted() {
+        let root = tempfile::tempdir().expect("a directory");
+        let (counted, plain) = (root.path().join("counted"), root.path().join("plain"));
+        fs::create_dir(&counted).expect("made");
+        fs::write(counted.join("pids.max"), "max\n").expect("written");
+        for dir in [&counted, &plain] {
+            make_cgroup(dir).expect("made, or there");
+        }
+        assert_eq!(fs::read_to_string(counted.join("pids.max")).expect("there"), "512");
+        assert!(plain.is_dir() && !plain.join("pids.max").exists());
     }
 
     #[test]

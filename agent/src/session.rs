@@ -8,30 +8,32 @@
 //! ever and tells the agent through one channel, in order. HTTP/2 keepalive finds dead connections; nothing else here
 //! is periodic.
 
+mod error;
+
+use error::chain;
+pub use error::{LinkError, is_alert, status_text};
 use futures_util::{Stream, StreamExt as _, stream};
 use hyper_util::rt::TokioIo;
 use muster_proto::fleet::Facts;
 use muster_proto::id::ClusterId;
 use muster_proto::limits;
 use muster_proto::link::{FromAgent, Hello, TaskReport, ToAgent, Welcome};
-use muster_proto::time::Timestamp;
 use muster_proto::tls;
 use muster_proto::wire::agent_link_client::AgentLinkClient;
 use muster_proto::wire::{self, WireError};
 use prost::Message as _;
-use rustls::{CertificateError, ClientConfig};
+use rustls::ClientConfig;
 use sha2::{Digest as _, Sha256};
-use std::error::Error;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status, Streaming};
 use tracing::{debug, info, warn};
 
 /// TCP, TLS and the first answer: each may take this long.
@@ -44,10 +46,13 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const COALESCE: Duration = Duration::from_millis(2);
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// The longest that a controller can make an agent wait: it may have been mistaken.
+const TOLD_MAX: Duration = Duration::from_hours(1);
 /// A session that lasted this long was a good one: the next retry is quick again.
 const SETTLED: Duration = Duration::from_secs(10);
 
 /// Where the controller is, and as whom to go there.
+#[derive(Clone)]
 pub struct Link {
     /// `HOST:PORT` of the listener for agents.
     pub controller: String,
@@ -66,7 +71,8 @@ pub enum Event {
     Dialed(oneshot::Sender<Hello>),
     /// A session began. Dropping the sender ends it.
     Live(Welcome, mpsc::Sender<FromAgent>),
-    /// What the controller says, one stream message at a time.
+    /// What the controller says, one stream message at a time. [`ToAgent::Refused`] comes outside of sessions, and also
+    /// when the certificate was refused before a session could begin.
     Messages(Vec<ToAgent>),
     /// The session is over. What was sent may or may not have arrived.
     Down,
@@ -84,12 +90,19 @@ impl Link {
             if begun.elapsed() >= SETTLED {
                 attempts = 0;
             }
-            let pause = match &ended {
-                Ended::Drained(after) => *after + jitter(RETRY_FIRST),
-                Ended::Failed(LinkError::Refused(_)) => RETRY_MAX + jitter(RETRY_MAX),
-                Ended::Failed(_) => jitter(RETRY_MAX.min(RETRY_FIRST * 2_u32.saturating_pow(attempts))),
-            };
             ended.log(&self.controller, &mut said);
+            let pause = match ended {
+                Ended::Drained(after) => after.min(TOLD_MAX) + jitter(RETRY_FIRST),
+                Ended::Failed(error) => match error.refusal() {
+                    Some((reason, retry_after)) => {
+                        let retry_after = retry_after.min(TOLD_MAX);
+                        // Nobody listens any more when this fails, and then nobody needs to know.
+                        let _ = events.send(Event::Messages(vec![ToAgent::Refused { reason, retry_after }])).await;
+                        retry_after + jitter(retry_after.min(RETRY_MAX))
+                    }
+                    None => jitter(RETRY_MAX.min(RETRY_FIRST * 2_u32.saturating_pow(attempts))),
+                },
+            };
             attempts = (attempts + 1).min(16);
             tokio::select! {
                 () = sleep(pause) => {}
@@ -108,7 +121,7 @@ impl Link {
         };
         match begin.await {
             Ok((welcome, live)) => {
-                info!(controller = %self.controller, epoch = welcome.epoch, "connected");
+                info!(controller = %self.controller, epoch = welcome.nonce.epoch, "connected");
                 said.clear();
                 let ended = live.run(welcome, events).await;
                 // Nobody listens any more when this fails, and then nobody needs to know.
@@ -188,8 +201,10 @@ impl Dialed {
             .map_err(|_| LinkError::Lost("it does not answer".to_owned()))?
             .map_err(|status| LinkError::of_status(&status))?;
         let mut messages = vocabulary(batch.unwrap_or_default()).into_iter();
-        let Some(ToAgent::Welcome(welcome)) = messages.next() else {
-            return Err(LinkError::Lost("it closed the session without a welcome".to_owned()));
+        let welcome = match messages.next() {
+            Some(ToAgent::Welcome(welcome)) => welcome,
+            Some(ToAgent::Refused { reason, retry_after }) => return Err(LinkError::Declined { reason, retry_after }),
+            _ => return Err(LinkError::Lost("it closed the session without a welcome".to_owned())),
         };
         if !limits::PROTOCOL.contains(&welcome.protocol) {
             return Err(LinkError::Protocol(welcome.protocol));
@@ -198,17 +213,7 @@ impl Dialed {
             // The queue is empty: there is room.
             outbound.send(FromAgent::Facts(facts.clone())).await.map_err(|_| LinkError::Closed)?;
         }
-        warn_of_skew(welcome.clock);
         Ok((welcome, Live { inbound, rest: messages.collect(), outbound }))
-    }
-}
-
-fn warn_of_skew(controller: Timestamp) {
-    let here = Timestamp::from(SystemTime::now());
-    let skew = here.until(controller).max(controller.until(here));
-    if skew > limits::CLOCK_SKEW_MAX {
-        let seconds = skew.as_secs();
-        warn!(seconds, "this host's clock differs from the controller's: tasks may be refused until it is set");
     }
 }
 
@@ -231,7 +236,10 @@ impl Live {
             for message in &messages {
                 match message {
                     ToAgent::Drain(after) => return Ended::Drained(*after),
-                    ToAgent::Revoked => return Ended::Failed(LinkError::Refused("it was revoked".to_owned())),
+                    ToAgent::Refused { reason, retry_after } => {
+                        let (reason, retry_after) = (reason.clone(), *retry_after);
+                        return Ended::Failed(LinkError::Declined { reason, retry_after });
+                    }
                     _ => {}
                 }
             }
@@ -320,95 +328,6 @@ impl Ended {
 fn jitter(most: Duration) -> Duration {
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
     most.mul_f64(f64::from(random) / f64::from(u32::MAX))
-}
-
-/// Why there is no session.
-#[derive(Debug, thiserror::Error)]
-pub enum LinkError {
-    /// No TCP connection.
-    #[error("cannot reach the controller at {address}: check the address, the network and that it runs")]
-    Unreachable {
-        /// `HOST:PORT`.
-        address: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// Another installation, or somebody in between.
-    #[error(
-        "what answers there was not issued by the CA this agent trusts: check the address, or enrol with that cluster"
-    )]
-    WrongIssuer,
-    /// Times do not fit.
-    #[error("the controller's certificate is not valid now: check this host's clock and the controller's certificate")]
-    NotValidNow,
-    /// Another failure of TLS.
-    #[error("no TLS with what answers there: check that the port is the right one")]
-    Handshake(#[source] io::Error),
-    /// The controller does not take this agent's certificate.
-    #[error(
-        "the controller refuses this agent's identity ({0}): it was revoked or has expired; enrol again with a fresh --state"
-    )]
-    Refused(String),
-    /// Newer or older than this agent.
-    #[error("the controller speaks protocol {0}, this agent {own}: use the same release", own = limits::PROTOCOL.end())]
-    Protocol(u32),
-    /// The connection broke, or was closed.
-    #[error("the connection to the controller was lost ({0})")]
-    Lost(String),
-    /// The agent itself ends.
-    #[error("the agent ends")]
-    Closed,
-}
-
-impl LinkError {
-    fn of_handshake(error: io::Error) -> Self {
-        use rustls::Error::{AlertReceived, InvalidCertificate};
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(InvalidCertificate(
-                CertificateError::Expired
-                | CertificateError::ExpiredContext { .. }
-                | CertificateError::NotValidYet
-                | CertificateError::NotValidYetContext { .. },
-            )) => Self::NotValidNow,
-            Some(InvalidCertificate(_)) => Self::WrongIssuer,
-            Some(alert @ AlertReceived(_)) => Self::Refused(alert.to_string()),
-            _ => Self::Handshake(error),
-        }
-    }
-
-    /// In TLS 1.3 a server judges our certificate when we believe to be connected already: that shows as a request
-    /// cancelled, or as an alert somewhere down the chain.
-    fn of_status(status: &Status) -> Self {
-        let text = status_text(status);
-        let refused = matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied | Code::Cancelled);
-        if refused || is_alert(&text) { Self::Refused(text) } else { Self::Lost(text) }
-    }
-}
-
-/// An error with its causes on one line.
-fn chain(error: &dyn Error) -> String {
-    with_causes(error.to_string(), error.source())
-}
-
-/// A status with its causes on one line. Its own `Display` is for programmers.
-pub fn status_text(status: &Status) -> String {
-    with_causes(status.message().to_owned(), status.source())
-}
-
-/// Whether a [`status_text`] tells of a server that does not take our certificate, or wants one.
-pub fn is_alert(text: &str) -> bool {
-    text.contains("fatal alert")
-}
-
-fn with_causes(mut text: String, mut source: Option<&dyn Error>) -> String {
-    while let Some(error) = source {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What the command line and the environment say, as values. Nothing else in this crate reads either.
 
+use crate::clock::Clock;
 use muster_proto::id::ClusterId;
 use muster_proto::name::HostName;
 use muster_proto::token::{Token, TokenKind};
@@ -55,6 +56,27 @@ pub struct Run {
     pub log: Log,
     /// What ends it besides signals.
     pub until: Until,
+    /// How this process was started.
+    pub own: CommandLine,
+}
+
+/// How a process was started, so that it can be started again from what is there by then.
+#[derive(Debug, Clone)]
+pub struct CommandLine {
+    /// The path that was typed, or else that of the running program.
+    pub program: PathBuf,
+    /// What it was given.
+    pub arguments: Vec<OsString>,
+}
+
+impl CommandLine {
+    fn from_env() -> Self {
+        let mut words = std::env::args_os();
+        // A path leads to whatever an upgrade puts there; the running program may be gone by then.
+        let typed = words.next().map(PathBuf::from).filter(|program| program.components().count() > 1);
+        let program = typed.or_else(|| std::env::current_exe().ok()).unwrap_or_else(|| "/proc/self/exe".into());
+        Self { program, arguments: words.collect() }
+    }
 }
 
 /// How an agent is set up.
@@ -64,6 +86,8 @@ pub struct Settings {
     pub state: PathBuf,
     /// The program that is executed as `PROGRAM supervise DIR` for each task.
     pub supervisor_exe: PathBuf,
+    /// What it takes for the time.
+    pub clock: Clock,
 }
 
 /// How log lines look and which there are.
@@ -158,6 +182,8 @@ run: be an agent
       --log-format text|json   form of the log on stderr; how much it says:
                                MUSTER_LOG=debug|info|warn
       --exit-on-stdin-eof      end when stdin closes: for fleets in tests
+      SIGHUP                   start again in place, from whatever program is at
+                               the same path by then; tasks go on
 
 Both:
       --state DIR              default: /var/lib/muster-agent for root, else
@@ -245,8 +271,13 @@ fn run(mut parser: lexopt::Parser) -> Result<Invocation, UsageError> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let settings = Settings { state: state_or_default(state)?, supervisor_exe: PathBuf::from("/proc/self/exe") };
-    Ok(Invocation::Run(Run { settings, log: Log { format, level: level()? }, until }))
+    let settings = Settings {
+        state: state_or_default(state)?,
+        supervisor_exe: PathBuf::from("/proc/self/exe"),
+        clock: Clock::default(),
+    };
+    let log = Log { format, level: level()? };
+    Ok(Invocation::Run(Run { settings, log, until, own: CommandLine::from_env() }))
 }
 
 /// The host in `HOST:PORT`, with the brackets of an IPv6 address; `None` if it is no such thing.

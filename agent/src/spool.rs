@@ -5,9 +5,11 @@
 //!              stdin    agent       what the program reads, if anything
 //!              script   agent       what is executed, if it was carried along
 //!              cancel   agent       exists: end the task
+//!              acked    agent       how far the controller has `out`; only where all output is kept
 //!              reserve  agent       space that the supervisor gives back when the disk is full
+//!              begun    supervisor  exists: nothing ran before it was made
 //!              started  supervisor  exists: the program runs
-//!              out      supervisor  output, as records that are appended
+//!              out      supervisor  output, as records that are appended; what is `acked` becomes a hole
 //!              exit     supervisor  the end; the task is over. Written by the agent if the supervisor is gone
 //! ```
 //!
@@ -18,22 +20,24 @@
 //! once. Either side may die at any time: files appear whole, by rename, and readers wait for the rest of a torn
 //! record.
 
+mod acked;
 mod doorbell;
 mod out;
 mod room;
 mod stored;
 
 use crate::process::{self, Burial, Containment};
+pub use acked::Acked;
 use bytes::Bytes;
 pub use doorbell::{Doorbell, News};
-use muster_proto::command::{BlobRef, Program};
+use muster_proto::command::{BlobRef, OutputLimit, Program};
 use muster_proto::id::{BootId, TaskId};
 use muster_proto::job::JobSpec;
 use muster_proto::limits;
 use muster_proto::name::HostName;
 use muster_proto::outcome::{End, EndKind};
-pub use out::OutReader;
 pub(crate) use out::{HEADER_BYTES as RECORD_HEADER_BYTES, Record, RecordBody};
+pub use out::{Mark, OutReader};
 pub use room::RoomError;
 use rustix::fs::FlockOperation;
 use std::collections::BTreeSet;
@@ -206,6 +210,30 @@ impl TaskDir {
         self.path.join("cancel").exists()
     }
 
+    /// The supervisor's first act: whatever it does comes after this. Only the first of a task succeeds.
+    pub(crate) fn begin(&self) -> io::Result<()> {
+        let make = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.path.join("begun"));
+        match make() {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                self.release_reserve();
+                make().map(drop)
+            }
+            made => made.map(drop),
+        }
+    }
+
+    /// No supervisor began, and none is on its way: nothing of the task ran. It is only known of tasks of this boot, for a
+    /// power cut may take back what a supervisor wrote.
+    pub(crate) fn never_began(&self) -> io::Result<bool> {
+        // Who was to become a supervisor holds the lock from before it was forked: without it there is none to come.
+        let out = self.out()?;
+        if !lock(&out)? {
+            return Ok(false);
+        }
+        let left = ["begun", "started", "exit"].iter().any(|name| self.path.join(name).exists());
+        Ok(!left && !self.has_output() && self.spec()?.1 == process::boot_id()?)
+    }
+
     pub(crate) fn write_started(&self, started: Started) -> io::Result<()> {
         let (new, path) = (self.path.join("started.new"), self.path.join("started"));
         write(&new, &stored::encode_started(started))?;
@@ -335,8 +363,11 @@ fn fill(new: &Path, spec: &TaskSpec, blobs: &Path) -> io::Result<()> {
     let job = JobSpec::decode(&spec.payload).map_err(io::Error::other)?;
     let command = job.command();
     DirBuilder::new().mode(0o700).create(new)?;
-    write(&new.join("spec"), &stored::encode_spec(spec, process::boot_id()?))?;
+    write(&new.join("spec"), &stored::encode_spec(spec, command.output, process::boot_id()?))?;
     write(&new.join("out"), b"")?;
+    if command.output == OutputLimit::Unlimited {
+        TaskDir::at(new).make_acked()?;
+    }
     write(&new.join("reserve"), &[0; RESERVE_BYTES])?;
     if let Some(blob) = &command.stdin {
         link_or_copy(&blobs.join(blob_name(blob)), &new.join("stdin"))?;

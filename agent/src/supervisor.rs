@@ -57,6 +57,7 @@ fn supervise(dir: &TaskDir) -> io::Result<()> {
     // A session of its own: signals from the agent's terminal do not end tasks.
     let _ = rustix::process::setsid();
     let out = inherited_out(dir)?;
+    dir.begin()?;
     let (spec, boot) = dir.spec()?;
     if boot != process::boot_id()? {
         return Err(io::Error::other("the order is from before the host's restart"));

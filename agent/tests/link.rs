@@ -1,8 +1,14 @@
 //! The whole agent in this process, with real supervisors, against a controller that is moved by hand.
 
+#[path = "link/again.rs"]
+mod again;
 mod fixture;
 #[path = "link/harm.rs"]
 mod harm;
+#[path = "link/renew.rs"]
+mod renew;
+#[path = "link/standing.rs"]
+mod standing;
 
 use fixture::{CLUSTER, Ca, Controller, PATIENCE, Running, World, chunks, eventually, welcome};
 use muster_agent::enrol::enrol;
@@ -305,7 +311,7 @@ async fn a_flood_waits_for_acknowledgements() {
     let flood = world.offer(sh("head -c 5000000 /dev/zero"));
     session.send([ToAgent::Offer(flood.clone())]).await;
     let (mut bytes, mut next_frame) = (0, 0);
-    while bytes < 1 << 20 {
+    while bytes < 4 << 20 {
         if let (_, TaskReport::Frame(frame)) = session.report().await
             && let FrameBody::Data { data, .. } = frame.body
         {

@@ -1,5 +1,7 @@
 //! Supervisors as real processes: what a task's directory says after programs of every kind.
 
+#[path = "supervise/flood.rs"]
+mod flood;
 #[path = "supervise/host.rs"]
 mod host;
 
@@ -73,6 +75,21 @@ fn the_program_has_a_session_a_mask_and_nothing_open() {
     assert_eq!(ignored.map(|mask| mask & !(3 << 31)), Some(0));
     let ids: Vec<&str> = lines[8].split_whitespace().collect();
     assert_eq!(ids[0], ids[1]);
+}
+
+#[test]
+fn the_program_dumps_no_core_and_dies_before_the_agent_when_memory_runs_out() {
+    // The agent's protection, the other way round: it must not be inherited.
+    let own = "/proc/self/oom_score_adj";
+    let before = fs::read_to_string(own).expect("readable");
+    fs::write(own, "100").expect("anybody may raise it");
+    let look = shell("ulimit -Sc; cat /proc/self/oom_score_adj");
+    let ended: Vec<_> = hosts().into_iter().map(|(host, _)| host.run(look.clone())).collect();
+    // Only who may lower it can put it back.
+    let _ = fs::write(own, before.trim());
+    for ended in ended {
+        assert_eq!(String::from_utf8_lossy(&ended.stdout), "0\n0\n");
+    }
 }
 
 #[test]
@@ -152,7 +169,7 @@ fn stdin_is_given_whole_and_need_not_be_read() {
 fn a_flood_is_cut_to_the_byte() {
     let host = Host::new();
     let mut command = shell("head -c 104857600 /dev/zero; head -c 1000 /dev/zero | tr '\\0' x >&2; printf end");
-    command.output = OutputLimit { head: 1 << 20, tail: 100_003 };
+    command.output = OutputLimit::Kept { head: 1 << 20, tail: 100_003 };
     let ended = host.run(command);
     assert_eq!(ended.exit.end.kind, EndKind::Exit(0));
     assert_eq!(ended.produced, [104_857_603, 1000]);

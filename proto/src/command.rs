@@ -100,18 +100,40 @@ pub struct BlobRef {
     pub size: u64,
 }
 
-/// Output kept of one task. What lies between head and tail is counted and dropped.
+/// Output kept of one task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OutputLimit {
-    /// Bytes kept from the beginning.
-    pub head: u64,
-    /// Bytes kept from the end.
-    pub tail: u64,
+pub enum OutputLimit {
+    /// What lies between head and tail is counted and dropped.
+    Kept {
+        /// Bytes kept from the beginning.
+        head: u64,
+        /// Bytes kept from the end.
+        tail: u64,
+    },
+    /// Nothing is dropped. While its host holds [`limits::OUTPUT_HELD_BYTES_MAX`] that the controller has not stored, the
+    /// program's writes block.
+    Unlimited,
+}
+
+impl OutputLimit {
+    /// So many bytes: four fifths from the beginning, the rest from the end.
+    pub const fn of_bytes(bytes: u64) -> Self {
+        let tail = bytes / 5;
+        Self::Kept { head: bytes - tail, tail }
+    }
+
+    /// What a host may send of one task's output: bytes.
+    pub const fn bytes_max(self) -> u64 {
+        match self {
+            Self::Kept { head, tail } => head.saturating_add(tail),
+            Self::Unlimited => u64::MAX,
+        }
+    }
 }
 
 impl Default for OutputLimit {
     fn default() -> Self {
-        Self { head: limits::OUTPUT_HEAD_BYTES, tail: limits::OUTPUT_TAIL_BYTES }
+        Self::Kept { head: limits::OUTPUT_HEAD_BYTES, tail: limits::OUTPUT_TAIL_BYTES }
     }
 }
 
@@ -183,7 +205,7 @@ impl Command {
         if self.grace > limits::GRACE_MAX {
             return Err(CommandError::Grace);
         }
-        if self.output.head.saturating_add(self.output.tail) > limits::OUTPUT_KEPT_BYTES_MAX {
+        if self.output != OutputLimit::Unlimited && self.output.bytes_max() > limits::OUTPUT_KEPT_BYTES_MAX {
             return Err(CommandError::OutputKept);
         }
         Ok(())
@@ -298,7 +320,7 @@ pub enum CommandError {
     #[error("the run timeout must be more than 0 and at most {} days", limits::RUN_TIMEOUT_MAX.as_secs() / 86_400)]
     Timeout,
     /// More than a host keeps of one task.
-    #[error("at most {} MiB of a program's output are kept", limits::OUTPUT_KEPT_BYTES_MAX >> 20)]
+    #[error("at most {} MiB of a program's output can be kept: ask for less, or for all of it with --output-limit none", limits::OUTPUT_KEPT_BYTES_MAX >> 20)]
     OutputKept,
     /// A cancel must not wait for ever.
     #[error("the grace must be at most {} minutes", limits::GRACE_MAX.as_secs() / 60)]
@@ -325,8 +347,12 @@ mod tests {
         assert!(matches!(Command::new(Program::Argv(nine)).check(), Err(CommandError::TooLong { .. })));
         assert_eq!(Command::new(Program::Shell(b" \n".to_vec())).check(), Err(CommandError::Empty));
         let mut greedy = argv(&[b"a"]);
-        greedy.output = OutputLimit { head: u64::MAX, tail: u64::MAX };
+        greedy.output = OutputLimit::Kept { head: u64::MAX, tail: u64::MAX };
         assert_eq!(greedy.check(), Err(CommandError::OutputKept));
+        greedy.output = OutputLimit::Unlimited;
+        assert_eq!(greedy.check(), Ok(()));
+        assert_eq!(OutputLimit::of_bytes(20 << 20), OutputLimit::default());
+        assert_eq!(OutputLimit::of_bytes(64 << 20).bytes_max(), limits::OUTPUT_KEPT_BYTES_MAX);
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Agents as operators see them.
 
-use crate::id::AgentId;
+use crate::id::{AgentId, BootId, StartId};
+use crate::limits;
 use crate::name::{HostName, LabelText, OperatorName};
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
 
 /// What operators say of an agent. Agents cannot change their own.
 pub type Labels = BTreeMap<LabelText, LabelText>;
@@ -58,6 +61,61 @@ pub struct AgentInfo {
     pub enrolled_at: Timestamp,
     /// When it lost it.
     pub revoked_at: Option<Timestamp>,
+    /// Its clock against the controller's when it last said hello.
+    pub clock: Option<ClockOffset>,
+    /// Two machines use its identity.
+    pub quarantine: Option<Quarantine>,
+    /// When something last arrived on its connection, keepalives included.
+    pub heard_at: Option<Timestamp>,
+}
+
+/// A clock's distance from another, in milliseconds: above zero it is ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClockOffset(pub i64);
+
+impl ClockOffset {
+    /// How far `clock` is from `reference`.
+    pub const fn of(clock: Timestamp, reference: Timestamp) -> Self {
+        Self(clock.as_millis().saturating_sub(reference.as_millis()))
+    }
+
+    /// Further than tasks can bear: [`limits::CLOCK_SKEW_MAX`].
+    pub fn is_skewed(self) -> bool {
+        Duration::from_millis(self.0.unsigned_abs()) > limits::CLOCK_SKEW_MAX
+    }
+}
+
+/// In seconds, for people: "+12.3 s".
+impl fmt::Display for ClockOffset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.0 <= -100 { '-' } else { '+' };
+        let tenths = self.0.unsigned_abs() / 100;
+        write!(f, "{sign}{}.{} s", tenths / 10, tenths % 10)
+    }
+}
+
+/// An agent whose identity two machines use: none of them gets tasks until an operator has said which one is the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantine {
+    /// When it was found.
+    pub since: Timestamp,
+    /// The two machines.
+    pub parties: [Party; 2],
+}
+
+/// A machine that used an agent's identity. What it says of itself is shown, never believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Party {
+    /// Where its connection came from.
+    pub address: String,
+    /// As in machine-id(5).
+    pub machine: String,
+    /// The boot of its kernel.
+    pub boot: BootId,
+    /// The start of its agent.
+    pub start: StartId,
+    /// When it was last there.
+    pub seen_at: Timestamp,
 }
 
 /// A machine that asks for approval.

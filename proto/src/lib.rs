@@ -7,6 +7,7 @@
 //! This crate deliberately knows no clock, no file, no socket and no runtime. Start reading at [`job::JobSpec`], then
 //! [`link`] for what agent and controller say to each other, then [`event::Event`] for what everybody is told.
 
+pub mod audit;
 pub mod command;
 #[cfg(feature = "context")]
 pub mod context;
@@ -22,10 +23,12 @@ pub mod names;
 pub mod outcome;
 #[cfg(feature = "seal")]
 pub mod seal;
+pub mod status;
 pub mod text;
 pub mod time;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod token;
+pub mod why;
 #[cfg(feature = "wire")]
 pub mod wire;

@@ -35,6 +35,9 @@ pub const OUTPUT_HEAD_BYTES: u64 = 16 << 20;
 pub const OUTPUT_TAIL_BYTES: u64 = 4 << 20;
 /// Head and tail together: what a task may take on the disks of its host and of the controller.
 pub const OUTPUT_KEPT_BYTES_MAX: u64 = 64 << 20;
+/// What a host holds of the output of a task without a limit before the program's writes block: half a second of a fast
+/// link, so that short breaks are not felt.
+pub const OUTPUT_HELD_BYTES_MAX: u64 = 64 << 20;
 
 /// A message from an agent on the wire.
 pub const AGENT_MESSAGE_BYTES_MAX: usize = 256 << 10;

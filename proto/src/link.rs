@@ -3,8 +3,8 @@
 //! ```text
 //! agent                                         controller
 //!   Hello ─────────────────────────────────────────▶
-//!   ◀───────────────────────────── Welcome (resume from, outstanding)
-//!   Facts, Never, … ───────────────────────────────▶
+//!   ◀───────────────────────────── Welcome (nonce, resume from, outstanding)
+//!   NonceStored, Facts, Never, … ──────────────────▶
 //!   ◀──────────────────────────────── Blob*, Offer
 //!   Accepted · Started · Output* · Exited ─────────▶
 //!   ◀─────────────────────────────── Ack, Committed
@@ -27,6 +27,10 @@ pub enum FromAgent {
     Hello(Hello),
     /// Sent when asked for.
     Facts(Facts),
+    /// The nonce of this session, by its epoch, is on the agent's disk.
+    NonceStored(u64),
+    /// A request, PKCS#10 in DER, for a certificate for a new key.
+    Renew(Bytes),
     /// What became of a task.
     Task(TaskId, TaskReport),
 }
@@ -112,6 +116,21 @@ pub struct Hello {
     pub clock: Timestamp,
     /// Tasks whose result is not committed.
     pub unfinished: Vec<Unfinished>,
+    /// What the last welcome handed out; `None` before the first.
+    pub nonce: Option<Nonce>,
+    /// As in machine-id(5), for people who have to tell two copies apart; empty where there is none.
+    pub machine: String,
+}
+
+/// Made anew for each session of an agent. Only who brings the newest is the agent: an older one comes from a copy, or
+/// from a disk that was set back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nonce {
+    /// Number of the session it was handed out in; rises with each session of the agent and fences what an older one
+    /// left behind.
+    pub epoch: u64,
+    /// Proves that the controller made it.
+    pub mac: [u8; 16],
 }
 
 /// A task an agent still holds.
@@ -136,6 +155,8 @@ pub enum ToAgent {
     Blob(BlobChunk),
     /// End it, or never start it.
     Cancel(TaskId),
+    /// Never start it; if it runs, let it.
+    Withdraw(TaskId),
     /// All frames before this number are durable.
     Ack {
         /// Which task.
@@ -147,8 +168,15 @@ pub enum ToAgent {
     Committed(TaskId),
     /// Come back after this long.
     Drain(Duration),
-    /// This identity is no longer accepted.
-    Revoked,
+    /// This identity is not accepted now.
+    Refused {
+        /// One line for people.
+        reason: String,
+        /// When to ask again.
+        retry_after: Duration,
+    },
+    /// A certificate, DER, for the key of the agent's request.
+    Renewed(Bytes),
 }
 
 /// How a session begins.
@@ -156,8 +184,8 @@ pub enum ToAgent {
 pub struct Welcome {
     /// Protocol from here on.
     pub protocol: u32,
-    /// Rises with each session of the agent.
-    pub epoch: u64,
+    /// To be stored, confirmed, and brought along next time.
+    pub nonce: Nonce,
     /// The controller's wall clock.
     pub clock: Timestamp,
     /// Send facts.

@@ -1,12 +1,15 @@
-//! Signed jobs: what an operator's key says, and how an agent makes sure of it.
+//! What an operator's key says, signed jobs above all, and how an agent makes sure of it.
 //!
-//! The signature is Ed25519 (RFC 8032, checked strictly) over a fixed label and the exact payload bytes. Whoever
-//! opens a job decodes the very bytes that were verified, and gets them only together with the operator's name.
+//! The signature is Ed25519 (RFC 8032, checked strictly) over a label, which differs by what is signed, and the exact
+//! payload bytes. Whoever opens a job decodes the very bytes that were verified, and gets them only together with the
+//! operator's name.
 
+use crate::audit::Checkpoint;
 use crate::id::ClusterId;
 use crate::job::{JobSpec, SignedJob};
 use crate::limits;
 use crate::name::{OperatorName, Peer, PeerName};
+use crate::time::Timestamp;
 use crate::wire::WireError;
 use bytes::Bytes;
 use ed25519_dalek::pkcs8::DecodePrivateKey as _;
@@ -16,7 +19,8 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
 use std::time::Duration;
 use webpki::{EndEntityCert, KeyUsage};
 
-const LABEL: &[u8] = b"muster-job-v1\0";
+const JOB_LABEL: &[u8] = b"muster-job-v1\0";
+const CHECKPOINT_LABEL: &[u8] = b"muster-audit-checkpoint-v1\0";
 /// SubjectPublicKeyInfo of Ed25519 (RFC 8410): this prefix and the 32 bytes of the key. webpki hands out the
 /// contents of the outer sequence with its header.
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -41,17 +45,18 @@ impl Signer {
     /// Signs the job.
     pub fn sign(&self, job: &JobSpec) -> SignedJob {
         let payload = job.encode();
-        let signature = self.key.sign(&labelled(&payload));
-        SignedJob {
-            payload,
-            signature: Bytes::copy_from_slice(&signature.to_bytes()),
-            certificate: self.certificate.clone(),
-        }
+        let signature = self.signature(JOB_LABEL, &payload);
+        SignedJob { payload, signature, certificate: self.certificate.clone() }
     }
-}
 
-fn labelled(payload: &[u8]) -> Vec<u8> {
-    [LABEL, payload].concat()
+    /// Signs the checkpoint: the signature, and the certificate that goes with it.
+    pub fn sign_checkpoint(&self, checkpoint: &Checkpoint) -> (Bytes, Bytes) {
+        (self.signature(CHECKPOINT_LABEL, &checkpoint.encode()), self.certificate.clone())
+    }
+
+    fn signature(&self, label: &[u8], payload: &[u8]) -> Bytes {
+        Bytes::copy_from_slice(&self.key.sign(&[label, payload].concat()).to_bytes())
+    }
 }
 
 /// Whose signatures count: the operators of one cluster.
@@ -71,20 +76,42 @@ impl OperatorTrust {
     /// Verifies everything that does not depend on who reads it: the certificate under the operator CA at the time of
     /// signing, the signature, the form, the cluster, the operator's name.
     pub fn open(&self, signed: &SignedJob) -> Result<JobSpec, SealError> {
-        if signed.certificate.len() > limits::CERTIFICATE_BYTES_MAX {
-            return Err(SealError::Certificate);
-        }
-        let der = CertificateDer::from(&signed.certificate[..]);
-        let certificate = EndEntityCert::try_from(&der).map_err(|_| SealError::Certificate)?;
-        let spki = certificate.subject_public_key_info();
-        let raw = spki.strip_prefix(&SPKI_PREFIX[..]).ok_or(SealError::Certificate)?;
-        let key = VerifyingKey::from_bytes(raw.try_into().map_err(|_| SealError::Certificate)?)
-            .map_err(|_| SealError::Certificate)?;
-        let signature = Signature::from_slice(&signed.signature).map_err(|_| SealError::Signature)?;
-        key.verify_strict(&labelled(&signed.payload), &signature).map_err(|_| SealError::Signature)?;
-
+        let signer = SignerCertificate::read(&signed.certificate)?;
+        signer.verify(JOB_LABEL, &signed.payload, &signed.signature)?;
         let job = JobSpec::decode(&signed.payload)?;
-        let seconds = u64::try_from(job.created_at.as_millis() / 1000).map_err(|_| SealError::Certificate)?;
+        let operator = self.operator(&signer, job.created_at)?;
+        if job.cluster != self.cluster {
+            return Err(SealError::Cluster);
+        }
+        if job.operator != operator {
+            return Err(SealError::Operator);
+        }
+        Ok(job)
+    }
+
+    /// Verifies that an operator of this cluster has signed the checkpoint, with a certificate that counted then.
+    pub fn verify_checkpoint(
+        &self,
+        checkpoint: &Checkpoint,
+        signature: &[u8],
+        certificate: &[u8],
+    ) -> Result<(), SealError> {
+        let signer = SignerCertificate::read(certificate)?;
+        signer.verify(CHECKPOINT_LABEL, &checkpoint.encode(), signature)?;
+        let operator = self.operator(&signer, checkpoint.at)?;
+        if checkpoint.cluster != self.cluster {
+            return Err(SealError::Cluster);
+        }
+        if checkpoint.operator != operator {
+            return Err(SealError::Operator);
+        }
+        Ok(())
+    }
+
+    /// Whose certificate it is, if the operator CA has issued it and it counted at this time.
+    fn operator(&self, signer: &SignerCertificate<'_>, at: Timestamp) -> Result<OperatorName, SealError> {
+        let certificate = EndEntityCert::try_from(&signer.der).map_err(|_| SealError::Certificate)?;
+        let seconds = u64::try_from(at.as_millis() / 1000).map_err(|_| SealError::Certificate)?;
         let signed_at = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let anchor = webpki::anchor_from_trusted_cert(&self.issuer).map_err(|_| SealError::Issuer)?;
         certificate
@@ -98,14 +125,34 @@ impl OperatorTrust {
                 None,
             )
             .map_err(|error| SealError::Untrusted(error.to_string()))?;
-        let operator = operator_of(&certificate, self.cluster)?;
-        if job.cluster != self.cluster {
-            return Err(SealError::Cluster);
+        operator_of(&certificate, self.cluster)
+    }
+}
+
+/// A certificate that came with a signature, not trusted yet.
+struct SignerCertificate<'a> {
+    der: CertificateDer<'a>,
+    key: VerifyingKey,
+}
+
+impl<'a> SignerCertificate<'a> {
+    fn read(certificate: &'a [u8]) -> Result<Self, SealError> {
+        if certificate.len() > limits::CERTIFICATE_BYTES_MAX {
+            return Err(SealError::Certificate);
         }
-        if job.operator != operator {
-            return Err(SealError::Operator);
-        }
-        Ok(job)
+        let der = CertificateDer::from(certificate);
+        let parsed = EndEntityCert::try_from(&der).map_err(|_| SealError::Certificate)?;
+        let spki = parsed.subject_public_key_info();
+        let raw = spki.strip_prefix(&SPKI_PREFIX[..]).ok_or(SealError::Certificate)?;
+        let key = VerifyingKey::from_bytes(raw.try_into().map_err(|_| SealError::Certificate)?)
+            .map_err(|_| SealError::Certificate)?;
+        Ok(Self { der, key })
+    }
+
+    /// That its key has signed these bytes.
+    fn verify(&self, label: &[u8], payload: &[u8], signature: &[u8]) -> Result<(), SealError> {
+        let signature = Signature::from_slice(signature).map_err(|_| SealError::Signature)?;
+        self.key.verify_strict(&[label, payload].concat(), &signature).map_err(|_| SealError::Signature)
     }
 }
 

@@ -40,3 +40,22 @@ impl From<SystemTime> for Timestamp {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_span_is_negative_and_none_overflows(a in any::<i64>(), b in any::<i64>(), span in any::<u64>()) {
+            let (a, b) = (Timestamp::from_millis(a), Timestamp::from_millis(b));
+            prop_assert!(a.until(b).is_zero() == (b <= a));
+            prop_assert!(a <= b || b.until(a) > Duration::ZERO);
+            prop_assert!(a + Duration::from_millis(span) >= a);
+            if a < b && b.as_millis().checked_sub(a.as_millis()).is_some() {
+                prop_assert_eq!(a + a.until(b), b);
+            }
+        }
+    }
+}

@@ -5,6 +5,7 @@
 
 use crate::id::ClusterId;
 use crate::name::{ParsePeerNameError, PeerName};
+use crate::time::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -12,8 +13,10 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, S
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use sha2::{Digest as _, Sha256};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
-use webpki::EndEntityCert;
+use std::time::Duration;
+use webpki::{EndEntityCert, Error, KeyUsage};
 
 pub use rustls_pki_types::CertificateDer as Certificate;
 
@@ -143,6 +146,27 @@ pub fn peer_name(certificate: &CertificateDer<'_>) -> Result<PeerName, ParsePeer
     match (names.next(), names.next()) {
         (Some(name), None) => name.parse(),
         _ => Err(ParsePeerNameError),
+    }
+}
+
+/// From when until when a certificate is valid.
+pub fn validity(certificate: &CertificateDer<'_>) -> Result<RangeInclusive<Timestamp>, TlsError> {
+    /// The year 36812: farther than any certificate can name.
+    const FAR: u64 = 1 << 40;
+    let certificate = EndEntityCert::try_from(certificate).map_err(|_| TlsError::Certificate)?;
+    let at = |seconds| {
+        let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        // Times are looked at before issuers: without any, this says what is wrong with the time.
+        certificate.verify_for_usage(&[], &[], &[], time, KeyUsage::client_auth(), None, None).err()
+    };
+    let moment = |time: UnixTime| Timestamp::default() + Duration::from_secs(time.as_secs());
+    match (at(0), at(FAR)) {
+        (Some(Error::CertNotValidYet { not_before, .. }), Some(Error::CertExpired { not_after, .. })) => {
+            Ok(moment(not_before)..=moment(not_after))
+        }
+        // Valid since before Unix time began.
+        (_, Some(Error::CertExpired { not_after, .. })) => Ok(Timestamp::default()..=moment(not_after)),
+        _ => Err(TlsError::Certificate),
     }
 }
 

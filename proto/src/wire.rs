@@ -3,6 +3,7 @@
 //! Only the doors know this module: the agent's session, the controller's three services, the CLI's client. What has
 //! passed a conversion is valid: ids have their length, names their letters, lines are clean, sizes are bounded.
 
+mod codec;
 mod convert;
 #[rustfmt::skip]
 #[allow(clippy::allow_attributes, clippy::allow_attributes_without_reason)]

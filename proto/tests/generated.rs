@@ -13,6 +13,7 @@ fn committed_code_matches_the_proto_files() {
     let out = tempfile::tempdir().expect("a temporary directory");
     tonic_prost_build::configure()
         .build_transport(false)
+        .codec_path("crate::wire::codec::Codec")
         .bytes(".")
         .emit_rerun_if_changed(false)
         .out_dir(out.path())

@@ -1,7 +1,7 @@
 //! A controller by itself, for tests that need its options, other people's keys, or agents that come one by one.
 
 use crate::program::{Program, Run, bin};
-use crate::{Restarted, address_of, until};
+use crate::{Ports, Restarted, address_of, until};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use tempfile::TempDir;
 /// A cluster with one operator, `ada`, and no agents. It ends with the value.
 pub struct Controller {
     dir: TempDir,
+    state: PathBuf,
     child: Child,
     pin: String,
 }
@@ -20,29 +21,27 @@ impl Controller {
     /// Makes a cluster and serves it with these further options of `muster-controller serve`.
     pub fn start<'a>(options: impl IntoIterator<Item = &'a str>) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        let state = dir.path().join("controller");
+        Self::start_with(dir, state, options)
+    }
+
+    /// The same, with its state on some disk and everything else elsewhere.
+    pub fn start_on(disk: &Path) -> Self {
+        Self::start_with(tempfile::tempdir().expect("a temporary directory"), disk.join("controller"), [])
+    }
+
+    fn start_with<'a>(dir: TempDir, state: PathBuf, options: impl IntoIterator<Item = &'a str>) -> Self {
         let path = |name: &str| dir.path().join(name);
         let init = Program::new("muster-controller")
             .args(["init", "--operator", "ada", "--context", "dev", "--state"])
-            .args([path("controller")])
+            .args([&state])
             .args(["--config"])
             .args([path("config.toml")])
             .run();
         assert_eq!(init.status, 0, "{init}");
         let pin = init.out().split_whitespace().find(|word| word.len() == 26 + 1 + 64).expect("a pin").to_owned();
-        let child = Command::new(bin("muster-controller"))
-            .args(["serve", "--exit-on-stdin-eof", "--agents", "127.0.0.1:0", "--operators", "127.0.0.1:0"])
-            .args(["--enrolment", "127.0.0.1:0"])
-            .args(options)
-            .arg("--state")
-            .arg(path("controller"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(File::create(path("controller.log")).expect("a log"))
-            .spawn()
-            .expect("the controller starts");
-        let controller = Self { dir, child, pin };
-        let addresses = controller.path("controller/addresses.toml");
-        until(Duration::from_secs(30), "the controller listens", || addresses.exists());
+        let child = serve(&state, &path("controller.log"), &["127.0.0.1:0"; 3].map(str::to_owned), options);
+        let controller = Self { dir, state, child, pin };
         let config = controller.path("config.toml");
         let text = fs::read_to_string(&config).expect("a configuration");
         fs::write(&config, text.replace("127.0.0.1:7444", &controller.address("operators"))).expect("written");
@@ -56,7 +55,39 @@ impl Controller {
 
     /// `HOST:PORT` of a listener: `agents`, `operators` or `enrolment`.
     pub fn address(&self, listener: &str) -> String {
-        address_of(&self.path("controller"), listener)
+        address_of(&self.state, listener)
+    }
+
+    /// Its state directory.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Where it listens. To be asked while it does.
+    pub fn ports(&self) -> Ports {
+        Ports::of(&self.state)
+    }
+
+    /// Ends it with KILL. Until [`Controller::serve_again`] nothing but files can be asked for.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Has it end as at SIGTERM: all that it knows is in its files then.
+    pub fn end(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+
+    /// Serves again after [`Controller::kill`], with the same addresses.
+    pub fn serve_again(&mut self, ports: &Ports) {
+        self.serve_again_with(ports, []);
+    }
+
+    /// The same, with these further options.
+    pub fn serve_again_with<'a>(&mut self, Ports(ports): &Ports, options: impl IntoIterator<Item = &'a str>) {
+        self.child = serve(&self.state, &self.path("controller.log"), ports, options);
     }
 
     /// `CLUSTER:SHA256HEX`, as `init` printed it.
@@ -103,8 +134,27 @@ pub fn enrol(address: &str, state: &Path, name: &str, token: &str) -> Run {
 
 impl Drop for Controller {
     fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        // It ends by itself; its directory is removed after that.
-        let _ = self.child.wait();
+        // Its directory is removed after that.
+        self.end();
     }
+}
+
+/// Serves with these addresses of the listeners for agents, operators and enrolment, and waits until it listens.
+fn serve<'a>(state: &Path, log: &Path, at: &[String; 3], options: impl IntoIterator<Item = &'a str>) -> Child {
+    let log = File::options().create(true).append(true).open(log).expect("a log");
+    let addresses = state.join("addresses.toml");
+    // The word of one that was killed must not be taken for that of the next.
+    let _ = fs::remove_file(&addresses);
+    let child = Command::new(bin("muster-controller"))
+        .args(["serve", "--exit-on-stdin-eof", "--agents", &at[0], "--operators", &at[1], "--enrolment", &at[2]])
+        .args(options)
+        .arg("--state")
+        .arg(state)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("the controller starts");
+    until(Duration::from_secs(30), "the controller listens", || addresses.exists());
+    child
 }

@@ -1,6 +1,6 @@
 //! What a fault test does to a fleet, and what it looks at afterwards.
 
-use crate::{Fleet, Restarted, address_of, bin, kill, pids, until};
+use crate::{Fleet, Program, Restarted, address_of, bin, kill, pids, until};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -24,7 +24,14 @@ pub enum Contact {
 
 /// Where a controller listened: agents, operators, enrolment.
 #[derive(Debug, Clone)]
-pub struct Ports([String; 3]);
+pub struct Ports(pub(crate) [String; 3]);
+
+impl Ports {
+    /// Where the controller with this state listens now.
+    pub(crate) fn of(state: &Path) -> Self {
+        Self(["agents", "operators", "enrolment"].map(|listener| address_of(state, listener)))
+    }
+}
 
 impl Fleet {
     /// `muster run -d` with these arguments; the id of the job.
@@ -98,28 +105,48 @@ impl Fleet {
         entries.map(|entry| entry.expect("readable").path()).collect()
     }
 
+    /// The hosts `dev-1` to `dev-N` hold nothing: no task runs, and every end is safe at the controller.
+    pub fn is_idle(&self, agents: u16) -> bool {
+        (1..=agents).all(|number| self.spooled(number).is_empty() && self.supervisors(number).is_empty())
+    }
+
     /// Where the controller listens. To be asked while it does: a clean end removes the file.
     pub fn ports(&self) -> Ports {
-        let controller = self.dir().join("controller");
-        Ports(["agents", "operators", "enrolment"].map(|listener| address_of(&controller, listener)))
+        Ports::of(&self.dir().join("controller"))
     }
 
     /// Starts the controller once more on its state and its ports, after the first was ended. It ends with the value that
     /// is returned.
     pub fn restart_controller(&self, Ports([agents, operators, enrolment]): &Ports) -> Restarted {
-        let log = fs::File::create(self.dir().join("controller-again.log")).expect("a log");
-        let mut child = Command::new(bin("muster-controller"))
-            .args(["serve", "--exit-on-stdin-eof", "--agents", agents, "--operators", operators])
-            .args(["--enrolment", enrolment, "--state"])
-            .arg(self.dir().join("controller"))
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone().expect("a descriptor"))
-            .stderr(log)
-            .spawn()
-            .expect("the controller starts");
-        let stdin = child.stdin.take();
-        let again = Restarted { child, stdin };
-        until(PATIENCE, "the controller answers again", || self.muster(["jobs"]).status == 0);
+        let lock = fs::File::open(self.dir().join("controller/lock")).expect("a controller was here");
+        // One that was killed may take a while to die.
+        until(PATIENCE, "the first controller is gone", || lock.try_lock().is_ok());
+        drop(lock);
+        let path = self.dir().join("controller-again.log");
+        let start = || {
+            let log = fs::File::create(&path).expect("a log");
+            let mut child = Command::new(bin("muster-controller"))
+                .args(["serve", "--exit-on-stdin-eof", "--agents", agents, "--operators", operators])
+                .args(["--enrolment", enrolment, "--state"])
+                .arg(self.dir().join("controller"))
+                .stdin(Stdio::piped())
+                .stdout(log.try_clone().expect("a descriptor"))
+                .stderr(log)
+                .spawn()
+                .expect("the controller starts");
+            let stdin = child.stdin.take();
+            Restarted { child, stdin }
+        };
+        let mut again = start();
+        until(PATIENCE, "the controller answers again", || {
+            if let Some(status) = again.child.try_wait().expect("our child") {
+                // While nobody listens there, the kernel may lend the port to any connection on this machine.
+                let log = fs::read_to_string(&path).unwrap_or_default();
+                assert!(log.contains("in use"), "the controller ended with {status}: {log}");
+                again = start();
+            }
+            self.muster(["jobs"]).status == 0
+        });
         again
     }
 }
@@ -137,7 +164,11 @@ impl Supervisor {
     fn at(pid: u32, spool: &Path) -> Option<Self> {
         let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
         let process = pidfd_open(number, PidfdFlags::empty()).ok()?;
-        let line = String::from_utf8(fs::read(format!("/proc/{pid}/cmdline")).ok()?).ok()?;
+        let line = command_line(pid)?;
+        // A program that is about to be executed is still a copy of its supervisor.
+        if parent(pid).and_then(command_line).as_ref() == Some(&line) {
+            return None;
+        }
         let mut words = line.split('\0').skip_while(|word| *word != "supervise").skip(1);
         let dir = Path::new(words.next()?);
         let task = dir.strip_prefix(spool).ok()?.to_str()?.to_owned();
@@ -148,6 +179,25 @@ impl Supervisor {
     pub fn kill(&self) {
         let _ = pidfd_send_signal(&self.process, Signal::KILL);
     }
+}
+
+fn command_line(pid: u32) -> Option<String> {
+    String::from_utf8(fs::read(format!("/proc/{pid}/cmdline")).ok()?).ok()
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Asserts that the store of a controller that has ended is whole: `muster-controller check`.
+///
+/// # Panics
+/// When it is not, or a controller still has it.
+#[track_caller]
+pub fn assert_store_is_whole(state: &Path) {
+    let run = Program::new("muster-controller").args(["check", "--state"]).args([state]).run();
+    assert_eq!(run.status, 0, "{run}");
 }
 
 /// State or phase of a host in what `muster job -o json` says.

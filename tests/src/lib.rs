@@ -10,15 +10,26 @@
 //! nothing is left behind.
 
 mod controller;
+mod dice;
+mod disk;
 mod faults;
 mod gate;
+mod metrics;
+pub mod peer;
+mod process;
 mod program;
+mod proxy;
+pub mod sim;
 mod wait;
 
 pub use controller::{Controller, enrol};
-pub use faults::{Contact, PATIENCE, Ports, Supervisor, state_in};
+pub use dice::{Dice, Length};
+pub use disk::{Ballast, Disk, pretend_reboot};
+pub use faults::{Contact, PATIENCE, Ports, Supervisor, assert_store_is_whole, state_in};
 pub use gate::Gate;
+pub use process::{cpu_time, descriptors, peak_memory};
 pub use program::{Program, Run, bin, finish};
+pub use proxy::{Cuts, Proxy};
 pub use wait::until;
 
 use std::ffi::OsStr;
@@ -121,12 +132,17 @@ impl Fleet {
 
     /// Starts the agent `dev-N` once more, after the first was ended. It ends with the value that is returned.
     pub fn restart_agent(&self, number: u16) -> Restarted {
+        self.restart_agent_as(number, &bin("muster-agent"))
+    }
+
+    /// The same, with a program of the test's choice.
+    pub fn restart_agent_as(&self, number: u16, program: &Path) -> Restarted {
         let state = self.agent_state(number);
         let lock = File::open(state.join("lock")).expect("an agent was here");
         // One that was killed may take a while to die.
         until(Duration::from_secs(30), "the first agent is gone", || lock.try_lock().is_ok());
         drop(lock);
-        Restarted::start(&state)
+        Restarted::start_as(program, &state)
     }
 
     /// Where agents of this controller enrol: `HOST:PORT`.
@@ -173,9 +189,13 @@ pub struct Restarted {
 
 impl Restarted {
     /// Runs the agent of this state directory; what it says is added to `<state>.log`.
-    fn start(state: &Path) -> Self {
+    pub fn start(state: &Path) -> Self {
+        Self::start_as(&bin("muster-agent"), state)
+    }
+
+    fn start_as(program: &Path, state: &Path) -> Self {
         let log = File::options().create(true).append(true).open(state.with_extension("log")).expect("a log");
-        let mut child = Command::new(bin("muster-agent"))
+        let mut child = Command::new(program)
             .args(["run", "--exit-on-stdin-eof", "--state"])
             .arg(state)
             .stdin(Stdio::piped())

@@ -1,15 +1,16 @@
 //! What never starts here: cancelled before its turn, or too late. It is remembered before it is said, so that no copy of
 //! its offer starts afterwards.
 
-use super::clock::Window;
+use super::Agent;
 use super::work::Stage;
-use super::{Agent, clock};
+use crate::clock::{Reading, Window};
 use crate::journal::Record;
 use muster_proto::id::TaskId;
 use muster_proto::limits;
 use muster_proto::link::{RejectKind, TaskReport};
 use muster_proto::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
@@ -17,10 +18,13 @@ use tracing::{error, warn};
 /// comes about when a cancel overtakes its offer; a controller that sends more wants to fill this host's memory.
 const STRANGERS_MAX: usize = 4096;
 
+/// How often to look at windows: the runtime's clock stands still while the host is suspended.
+const LOOK: Duration = Duration::from_secs(5);
+
 impl Agent {
     /// Ends tasks, or makes sure that they never start. Cancels that came together cost one sync.
     pub(super) fn cancel(&mut self, tasks: &[TaskId]) {
-        let now = clock::now();
+        let now = self.clock.now();
         let latest = now + limits::START_BEFORE_MAX + limits::CLOCK_SKEW_MAX;
         let (mut never, mut strangers) = (BTreeMap::new(), BTreeSet::new());
         for &id in tasks {
@@ -51,22 +55,27 @@ impl Agent {
         self.refuse_for_good(&never, RejectKind::Cancelled, "cancelled before it started");
     }
 
+    /// It was started, and has not ended.
+    pub(super) fn is_working(&self, id: TaskId) -> bool {
+        self.tasks.get(&id).is_some_and(|task| matches!(task.stage, Stage::Working { .. }))
+    }
+
     /// Drops waiting tasks whose window has closed.
-    pub(super) fn expire(&mut self) {
+    pub(super) fn expire(&mut self, now: Reading) {
         let late: Vec<_> = self
             .waiting
             .iter()
-            .filter(|id| self.window(id).is_none_or(|window| window.left().is_zero()))
-            .map(|id| (*id, self.journal.get(*id).map_or(clock::now(), |known| known.start_before)))
+            .filter(|id| self.window(id).is_none_or(|window| window.left(now).is_zero()))
+            .map(|id| (*id, self.journal.get(*id).map_or(now.wall, |known| known.start_before)))
             .collect();
         let reason = "its window closed while it waited on the host: raise -t (and --job-timeout), or lower -f";
         self.refuse_for_good(&late, RejectKind::Expired, reason);
     }
 
     /// When to look at the windows again; `None` while nothing waits.
-    pub(super) fn next_expiry(&self) -> Option<Instant> {
-        let left = self.waiting.iter().filter_map(|id| self.window(id)).map(|window| window.left()).min()?;
-        Some(Instant::now() + left)
+    pub(super) fn next_expiry(&self, now: Reading) -> Option<Instant> {
+        let left = self.waiting.iter().filter_map(|id| self.window(id)).map(|window| window.left(now)).min()?;
+        Some(Instant::now() + left.min(LOOK))
     }
 
     fn window(&self, id: &TaskId) -> Option<Window> {
@@ -83,7 +92,7 @@ impl Agent {
             return;
         }
         let records: Vec<_> = tasks.iter().map(|&of| refusal(of, kind, reason)).collect();
-        let remembered = self.journal.append(&records, clock::now());
+        let remembered = self.journal.append(&records, self.clock.now());
         if let Err(error) = &remembered {
             error!(%error, tasks = tasks.len(), "cannot refuse for good");
         }

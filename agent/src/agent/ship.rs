@@ -1,8 +1,9 @@
 //! One task's way to the controller: started, frames from where the controller is, the end. A window of bytes that are
-//! not acknowledged keeps one flood from filling everybody's buffers.
+//! not acknowledged keeps one flood from filling everybody's buffers. Where all output is kept, the supervisor is told
+//! what was acknowledged.
 
 use super::Agent;
-use crate::spool::{Exit, OutReader, TaskDir};
+use crate::spool::{Acked, Exit, Mark, OutReader, TaskDir};
 use muster_proto::id::TaskId;
 use muster_proto::link::{Frame, FrameBody, FromAgent, TaskReport};
 use muster_proto::outcome::{End, EndKind};
@@ -12,18 +13,23 @@ use tokio::sync::mpsc;
 use tracing::error;
 
 /// Bytes of one task that may be under way without being acknowledged.
-const WINDOW_BYTES: usize = 1 << 20;
+const WINDOW_BYTES: usize = 4 << 20;
 /// Frames of one task that may be, however small.
 const WINDOW_FRAMES: usize = 1024;
+
+/// The supervisor is told of what was acknowledged in steps of so many bytes: far less than what makes it block.
+const STEP_BYTES: u64 = 1 << 20;
 
 /// What this session has told of one task.
 #[derive(Debug)]
 pub(super) struct Shipment {
     next: u64,
     reader: Option<OutReader>,
-    /// Number and bytes of what is not acknowledged.
-    in_flight: VecDeque<(u64, usize)>,
+    /// Places behind frames that are not acknowledged, and the frames' bytes.
+    in_flight: VecDeque<(Mark, usize)>,
     in_flight_bytes: usize,
+    /// How far the supervisor knows of it: a place in the file.
+    known: u64,
     told: Told,
 }
 
@@ -37,7 +43,8 @@ enum Told {
 impl Shipment {
     /// Begins with this frame.
     pub(super) fn resume(next: u64) -> Self {
-        Self { next, reader: None, in_flight: VecDeque::new(), in_flight_bytes: 0, told: Told::Nothing }
+        let in_flight = VecDeque::new();
+        Self { next, reader: None, in_flight, in_flight_bytes: 0, known: 0, told: Told::Nothing }
     }
 
     /// Number of the frame that comes next.
@@ -46,10 +53,23 @@ impl Shipment {
     }
 
     /// All frames before this one are durable at the controller.
-    pub(super) fn ack(&mut self, next_frame: u64) {
-        while let Some(&(_, bytes)) = self.in_flight.front().filter(|(number, _)| *number < next_frame) {
+    pub(super) fn ack(&mut self, dir: &TaskDir, next_frame: u64) {
+        let mut acked = None;
+        while let Some(&(mark, bytes)) = self.in_flight.front().filter(|(mark, _)| mark.frame <= next_frame) {
             self.in_flight.pop_front();
             self.in_flight_bytes -= bytes;
+            acked = Some(mark);
+        }
+        if let Some(before) = acked.filter(|mark| mark.position - self.known >= STEP_BYTES) {
+            self.give_back(dir, before);
+        }
+    }
+
+    /// Tells the supervisor that the controller has all before this place.
+    fn give_back(&mut self, dir: &TaskDir, before: Mark) {
+        match dir.acknowledge(Acked { before, abandoned: false }) {
+            Ok(()) => self.known = before.position,
+            Err(error) => error!(%error, dir = %dir.path().display(), "cannot tell a supervisor to go on"),
         }
     }
 
@@ -92,7 +112,13 @@ impl Shipment {
             empty => {
                 let mut reader = OutReader::open(dir)?;
                 reader.seek(self.next)?;
-                empty.insert(reader)
+                let mark = reader.mark();
+                *empty = Some(reader);
+                // It may have waited for an acknowledgement that was lost with an earlier session.
+                if exit.is_none() {
+                    self.give_back(dir, mark);
+                }
+                self.reader.as_mut().expect("it was put there")
             }
         };
         let frame = reader.next()?;
@@ -101,7 +127,7 @@ impl Shipment {
                 FrameBody::Data { data, .. } => data.len(),
                 FrameBody::Truncated { .. } => 0,
             };
-            self.in_flight.push_back((frame.number, bytes));
+            self.in_flight.push_back((reader.mark(), bytes));
             self.in_flight_bytes += bytes;
             self.next = frame.number + 1;
         }
@@ -151,8 +177,10 @@ impl Agent {
     }
 
     pub(super) fn on_ack(&mut self, id: TaskId, next_frame: u64) {
-        if let Some(shipment) = self.tasks.get_mut(&id).and_then(|task| task.shipment.as_mut()) {
-            shipment.ack(next_frame);
+        if let Some(task) = self.tasks.get_mut(&id)
+            && let Some(shipment) = &mut task.shipment
+        {
+            shipment.ack(&task.dir, next_frame);
             self.enqueue(id);
         }
     }

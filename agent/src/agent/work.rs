@@ -9,19 +9,18 @@
 //!
 //! The words below the arrows are on disk before the step is taken.
 
+use super::Agent;
 use super::refuse::refusal;
 use super::ship::Shipment;
-use super::{Agent, clock};
 use crate::admit::{Admission, Memory, Refusal};
+use crate::clock::{Reading, Window};
 use crate::journal::{Record, State};
 use crate::spool::{Exit, News, TaskDir, TaskSpec};
 use crate::supervisor;
-use clock::Window;
 use muster_proto::id::TaskId;
 use muster_proto::limits;
 use muster_proto::link::{Offer, RejectKind, TaskReport};
 use muster_proto::outcome::{End, EndKind};
-use muster_proto::time::Timestamp;
 use std::io;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -150,12 +149,11 @@ impl Task {
 impl Agent {
     /// Offers that came together: what passes the door, and what is refused for good, is on disk with one sync of the
     /// journal for all before it is answered.
-    pub(super) fn take_offers(&mut self, offers: Vec<Offer>) {
+    pub(super) fn take_offers(&mut self, offers: Vec<Offer>, now: Reading) {
         if offers.is_empty() {
             return;
         }
-        let now = clock::now();
-        let room = self.spool.check_room().map_err(|error| error.to_string());
+        let host = self.check_host();
         let mut records = Vec::new();
         let mut fresh: Vec<Fresh> = Vec::new();
         let mut refused = Vec::new();
@@ -163,7 +161,7 @@ impl Agent {
             if fresh.iter().any(|fresh| fresh.id == offer.task) {
                 continue;
             }
-            match self.admit(&offer, &room, now) {
+            match self.admit(&offer, &host, now) {
                 Ok(Some((record, admitted))) => {
                     records.push(record);
                     fresh.push(admitted);
@@ -179,7 +177,7 @@ impl Agent {
         }
         let free = if self.waiting.is_empty() { self.free_slots() } else { 0 };
         records.extend(fresh.iter().take(free).map(|fresh| Record::Intent(fresh.id)));
-        let remembered = self.journal.append(&records, now).map_err(|error| error.to_string());
+        let remembered = self.journal.append(&records, now.wall).map_err(|error| error.to_string());
         for (task, Refusal { kind, reason, start_before }) in refused {
             let report = match (&remembered, start_before) {
                 (Err(error), Some(_)) => TaskReport::Rejected { kind: RejectKind::Refused, reason: error.clone() },
@@ -212,27 +210,42 @@ impl Agent {
         }
     }
 
+    /// Whether this host may start anything new.
+    fn check_host(&mut self) -> Result<(), String> {
+        self.secure()?;
+        self.spool.check_room().map_err(|error| error.to_string())
+    }
+
     /// `None` for a task that is known. The task's directory is made here: what cannot be kept is not accepted.
     fn admit(
         &mut self,
         offer: &Offer,
-        room: &Result<(), String>,
-        now: Timestamp,
+        host: &Result<(), String>,
+        now: Reading,
     ) -> Result<Option<(Record, Fresh)>, Refusal> {
         let task = offer.task;
         let memory = self
             .journal
             .get(task)
             .map_or(Memory::None, |known| known.payload.map_or(Memory::Tombstone, Memory::Offered));
-        let Admission::Run { spec, payload } = self.door.admit(offer, memory, now)? else { return Ok(None) };
         let refused = |reason: String| Refusal { kind: RejectKind::Refused, reason, start_before: None };
+        if memory == Memory::None
+            && let Some(skew) = self.skew(now)
+        {
+            // First of all: what else is wrong with the offer's times follows from it.
+            return Err(refused(skew));
+        }
+        let Admission::Run { spec, payload } = self.door.admit(offer, memory, now.wall)? else { return Ok(None) };
         if let Some(damage) = self.journal.damage() {
             return Err(refused(damage.to_owned()));
         }
         if self.waiting.len() >= limits::WAITING_TASKS_MAX {
-            return Err(refused(format!("{} tasks wait on this host already", self.waiting.len())));
+            let waiting = self.waiting.len();
+            return Err(refused(format!(
+                "{waiting} tasks wait on this host already: run it again once they are fewer"
+            )));
         }
-        room.clone().map_err(refused)?;
+        host.clone().map_err(refused)?;
         for blob in spec.command().blobs() {
             self.blobs.check(&blob).map_err(refused)?;
         }
@@ -244,7 +257,7 @@ impl Agent {
         };
         let dir = self.spool.create(&order, self.blobs.directory()).map_err(|error| refused(error.to_string()))?;
         let start_before = spec.start_before;
-        let fresh = Fresh { id: task, dir, window: Window::open(offer.ttl, start_before) };
+        let fresh = Fresh { id: task, dir, window: Window::open(offer.ttl, start_before, now) };
         Ok(Some((Record::Received { task, payload, start_before }, fresh)))
     }
 
@@ -269,11 +282,14 @@ impl Agent {
     }
 
     /// Starts waiting tasks whose turn has come. Their intent is on disk first.
-    pub(super) fn start_waiting(&mut self) {
+    pub(super) fn start_waiting(&mut self, now: Reading) {
         if self.waiting.is_empty() {
             return;
         }
-        self.expire();
+        self.expire(now);
+        if self.secure().is_err() {
+            return;
+        }
         let may =
             |id: &TaskId| self.tasks.get(id).is_some_and(|task| matches!(task.stage, Stage::Waiting(_, Leave::Given)));
         let turn: Vec<TaskId> = self.waiting.iter().filter(|id| may(id)).take(self.free_slots()).copied().collect();
@@ -282,7 +298,7 @@ impl Agent {
         }
         self.waiting.retain(|id| !turn.contains(id));
         let records: Vec<_> = turn.iter().map(|id| Record::Intent(*id)).collect();
-        match self.journal.append(&records, clock::now()) {
+        match self.journal.append(&records, now.wall) {
             Ok(()) => turn.into_iter().for_each(|id| self.start(id)),
             Err(error) => {
                 error!(%error, "waiting tasks cannot start");
@@ -398,13 +414,14 @@ impl Agent {
         if records.is_empty() {
             return;
         }
-        if let Err(error) = self.journal.append(&records, clock::now()) {
+        if let Err(error) = self.journal.append(&records, self.clock.now()) {
             return error!(%error, "ends that are committed cannot be forgotten");
         }
         for id in known {
             match self.tasks.get_mut(&id) {
                 Some(Task { stage: Stage::Working { fate, .. }, shipment, .. }) => {
                     (*fate, *shipment) = (Fate::Forgotten, None);
+                    abandon_output(&self.tasks[&id].dir);
                 }
                 _ => _ = self.forget(id),
             }
@@ -418,6 +435,13 @@ impl Agent {
         self.doorbell.unwatch(id);
         remove(&task.dir);
         true
+    }
+}
+
+/// Nobody waits for the task's output any more, and so the program need not either.
+pub(super) fn abandon_output(dir: &TaskDir) {
+    if let Err(error) = dir.abandon_output() {
+        error!(%error, dir = %dir.path().display(), "cannot tell a supervisor to go on");
     }
 }
 

@@ -42,6 +42,7 @@ enum Kind {
     Intent = 3,
     Refused = 4,
     Committed = 5,
+    NotBegun = 6,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, prost::Enumeration)]
@@ -112,6 +113,7 @@ fn stored_of(record: &Record) -> Stored {
             ..Stored::default()
         },
         Record::Intent(task) => Stored { kind: Kind::Intent.into(), task: task.to_string(), ..Stored::default() },
+        Record::NotBegun(task) => Stored { kind: Kind::NotBegun.into(), task: task.to_string(), ..Stored::default() },
         Record::Refused { task, kind, reason, start_before } => Stored {
             kind: Kind::Refused.into(),
             task: task.to_string(),
@@ -136,6 +138,7 @@ fn record_of(stored: Stored) -> Option<Record> {
         Kind::Unknown | Kind::Born => return None,
         Kind::Received => Record::Received { task, payload: stored.payload.as_slice().try_into().ok()?, start_before },
         Kind::Intent => Record::Intent(task),
+        Kind::NotBegun => Record::NotBegun(task),
         Kind::Refused => {
             let kind = match stored.reject() {
                 Reject::Refused => RejectKind::Refused,

@@ -12,8 +12,9 @@ use nix::unistd::{self, ForkResult, Gid, Uid, User, getuid};
 use rustix::fs::{MemfdFlags, SealFlags, fchown, fcntl_add_seals, memfd_create};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Resource, Rlimit};
 use std::convert::Infallible;
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -120,6 +121,31 @@ fn seal(script: &Path) -> io::Result<OwnedFd> {
     io::copy(&mut File::open(script)?, &mut memory)?;
     fcntl_add_seals(&memory, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
     Ok(memory.into())
+}
+
+/// Becomes another program, with the same environment, process id and children. Returns only if that failed.
+///
+/// SIGHUP, which asks for this, is ignored until the program says what it does at one.
+pub fn replace(program: &Path, arguments: &[OsString]) -> io::Error {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    #[expect(unsafe_code, reason = "an ignored signal stays so through exec, a handler does not")]
+    // SAFETY: to ignore a signal runs no code of ours.
+    let before = unsafe { sigaction(Signal::SIGHUP, &ignore) };
+    // Not execvp(3), which gives to a shell what is no program: half of one that is just being written, say.
+    let words = std::iter::once(program.as_os_str()).chain(arguments.iter().map(OsString::as_os_str));
+    let argv: Result<Vec<_>, _> = words.map(|word| CString::new(word.as_bytes())).collect();
+    let error = match argv {
+        Ok(argv) => match unistd::execv(&argv[0], &argv) {
+            Err(error) => error.into(),
+        },
+        Err(nul) => io::Error::other(nul),
+    };
+    if let Ok(before) = before {
+        #[expect(unsafe_code, reason = "the runtime's handler has to come back")]
+        // SAFETY: it is the action that was in place before.
+        let _ = unsafe { sigaction(Signal::SIGHUP, &before) };
+    }
+    error
 }
 
 /// The user as whom this process runs and all its programs do; `None` for root, who can become anybody.
@@ -255,6 +281,10 @@ impl Plan<'_> {
         };
         descriptors().map_err(|error: rustix::io::Errno| format!("cannot connect the program: {error}"))?;
         reset_signals().map_err(step("cannot reset signals"))?;
+        // Who wants a core dump can raise it again.
+        let core = rustix::process::getrlimit(Resource::Core);
+        rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), ..core })
+            .map_err(|error| format!("cannot limit core dumps: {error}"))?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         let name = &self.account.name;
         self.account.assume().map_err(|error| format!("cannot become {name:?}: {}", error.desc()))?;

@@ -98,7 +98,9 @@ impl Doorbell {
         let look_at_all = match &self.source {
             Source::Timer(timer) => rustix::io::read(timer, &mut [0_u8; 8]).is_ok(),
             Source::Inotify(inotify) => read_events(inotify, |event| {
-                if let Some(task) = self.tasks.get(&event.wd()) {
+                // The agent's own word to the supervisor.
+                let own = event.file_name().is_some_and(|name| name == c"acked");
+                if let Some(task) = self.tasks.get(&event.wd()).filter(|_| !own) {
                     let gone = event.events().contains(inotify::ReadFlags::CLOSE_WRITE)
                         && event.file_name().is_some_and(|name| name == c"out");
                     let new = if gone { News::Ended } else { News::Changed };

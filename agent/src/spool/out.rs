@@ -9,7 +9,7 @@
 //! incomplete one waits for the rest.
 
 use super::TaskDir;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use muster_proto::event::Stream;
 use muster_proto::limits;
 use muster_proto::link::{Frame, FrameBody};
@@ -21,6 +21,9 @@ use std::os::unix::fs::FileExt as _;
 pub(crate) const HEADER_BYTES: usize = 5;
 /// Read at a time; holds any one record.
 const BUFFER_BYTES: usize = HEADER_BYTES + limits::OUTPUT_FRAME_BYTES_MAX;
+
+/// A smaller record is copied: it would hold the whole buffer for as long as it waits.
+const COPY_BYTES_MAX: usize = 16 << 10;
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,35 +63,48 @@ impl Record<'_> {
     }
 }
 
+/// A place between two records: a reader can begin there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// Number of the frame that begins here.
+    pub frame: u64,
+    /// Place in the file: bytes.
+    pub position: u64,
+    /// Place in stdout and in stderr: bytes.
+    pub offsets: [u64; 2],
+}
+
 /// Reads a task's output as frames, while it grows.
 #[derive(Debug)]
 pub struct OutReader {
     file: File,
-    /// What was read of the file but not yet returned, from `used` on.
-    buffer: Vec<u8>,
-    used: usize,
-    /// Place in the file behind the buffer.
-    position: u64,
-    frame: u64,
-    /// Place in each stream.
-    offsets: [u64; 2],
+    /// What was read of the file behind `next` but not yet returned. Frames are parts of it, not copies.
+    buffer: BytesMut,
+    next: Mark,
+    /// What lies before this may be gone.
+    first: Mark,
 }
 
 impl OutReader {
-    /// Begins with frame 0.
+    /// Begins with the first frame that is still there: 0, unless all output is [kept](TaskDir::acked).
     pub fn open(dir: &TaskDir) -> io::Result<Self> {
         let file = File::open(dir.path().join("out"))?;
-        Ok(Self { file, buffer: Vec::new(), used: 0, position: 0, frame: 0, offsets: [0; 2] })
+        let first = dir.acked()?.map_or_else(Mark::default, |acked| acked.before);
+        Ok(Self { file, buffer: BytesMut::new(), next: first, first })
     }
 
-    /// Makes this frame the next; one that is not there yet is an error and leaves the reader at the end.
+    /// Makes this frame the next; one that is not there yet, or no more, is an error and leaves the reader at the end, or
+    /// where it was.
     pub fn seek(&mut self, frame: u64) -> io::Result<()> {
-        if frame < self.frame {
-            (self.used, self.position, self.frame, self.offsets) = (0, 0, 0, [0; 2]);
+        if frame < self.first.frame {
+            return Err(io::Error::other(format!("frame {frame} was stored by a controller, and given up here")));
+        }
+        if frame < self.next.frame {
+            self.next = self.first;
             self.buffer.clear();
         }
-        while self.frame < frame {
-            if self.step()?.is_none() {
+        while self.next.frame < frame {
+            if self.next()?.is_none() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
@@ -97,60 +113,57 @@ impl OutReader {
 
     /// Goes behind the last frame that is there. An error means damage; the frames before it can be read.
     pub(crate) fn exhaust(&mut self) -> io::Result<()> {
-        while self.step()?.is_some() {}
+        while self.next()?.is_some() {}
         Ok(())
     }
 
     /// Number of the frame that [`OutReader::next`] returns.
     pub const fn next_frame(&self) -> u64 {
-        self.frame
+        self.next.frame
+    }
+
+    /// Where that frame begins.
+    pub(crate) const fn mark(&self) -> Mark {
+        self.next
     }
 
     /// The next frame; `None` if there is none yet.
     #[expect(clippy::should_implement_trait, reason = "an iterator that ends and goes on again would surprise")]
     pub fn next(&mut self) -> io::Result<Option<Frame>> {
-        let (number, [stdout, stderr]) = (self.frame, self.offsets);
-        let Some(record) = self.step()? else {
-            return Ok(None);
-        };
-        let body = match record.body {
-            RecordBody::Truncated(bytes) => FrameBody::Truncated { bytes },
-            RecordBody::Data(data) => FrameBody::Data {
-                offset: if record.stream == Stream::Stdout { stdout } else { stderr },
-                data: Bytes::copy_from_slice(data),
-            },
-        };
-        Ok(Some(Frame { number, stream: record.stream, body }))
-    }
-
-    fn step(&mut self) -> io::Result<Option<Record<'_>>> {
         let mut size = self.record_size()?;
-        if size.is_none_or(|size| self.buffer.len() - self.used < size) {
+        if size.is_none_or(|size| self.buffer.len() < size) {
             self.fill()?;
             size = self.record_size()?;
         }
-        let Some(size) = size.filter(|size| self.buffer.len() - self.used >= *size) else {
+        let Some(size) = size.filter(|size| self.buffer.len() >= *size) else {
             return Ok(None);
         };
-        let start = self.used;
-        self.used += size;
-        self.frame += 1;
-        let (kind, content) = (self.buffer[start], &self.buffer[start + HEADER_BYTES..self.used]);
+        let kind = self.buffer[0];
+        let record = if size < COPY_BYTES_MAX {
+            Bytes::copy_from_slice(&self.buffer.split_to(size))
+        } else {
+            self.buffer.split_to(size).freeze()
+        };
+        let data = record.slice(HEADER_BYTES..);
         let stream = if kind % 2 == 1 { Stream::Stdout } else { Stream::Stderr };
-        let body = match (kind, <[u8; 8]>::try_from(content)) {
-            (3 | 4, Ok(count)) => RecordBody::Truncated(u64::from_le_bytes(count)),
-            _ => RecordBody::Data(content),
+        let number = self.next.frame;
+        let offset = &mut self.next.offsets[usize::from(stream == Stream::Stderr)];
+        let (body, length) = match (kind, <[u8; 8]>::try_from(&data[..])) {
+            (3 | 4, Ok(count)) => {
+                let bytes = u64::from_le_bytes(count);
+                (FrameBody::Truncated { bytes }, bytes)
+            }
+            _ => (FrameBody::Data { offset: *offset, data: data.clone() }, data.len() as u64),
         };
-        self.offsets[usize::from(stream == Stream::Stderr)] += match body {
-            RecordBody::Data(data) => data.len() as u64,
-            RecordBody::Truncated(count) => count,
-        };
-        Ok(Some(Record { stream, body }))
+        *offset += length;
+        self.next.frame += 1;
+        self.next.position += size as u64;
+        Ok(Some(Frame { number, stream, body }))
     }
 
     /// Length of the next record with its header, if the header is in the buffer.
     fn record_size(&self) -> io::Result<Option<usize>> {
-        let Some((header, _)) = self.buffer[self.used..].split_first_chunk::<HEADER_BYTES>() else {
+        let Some((header, _)) = self.buffer.split_first_chunk::<HEADER_BYTES>() else {
             return Ok(None);
         };
         let [kind, length @ ..] = *header;
@@ -160,23 +173,18 @@ impl OutReader {
             3 | 4 if length == 8 => Ok(Some(HEADER_BYTES + 8)),
             _ => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("the task's output is damaged at frame {}", self.frame),
+                format!("the task's output is damaged at frame {}", self.next.frame),
             )),
         }
     }
 
+    /// A record that was torn is read anew from its beginning: its writer takes it back where the disk is full.
     fn fill(&mut self) -> io::Result<()> {
-        self.buffer.drain(..self.used);
-        self.used = 0;
-        let kept = self.buffer.len();
-        self.buffer.resize(BUFFER_BYTES, 0);
-        let read = self.file.read_at(&mut self.buffer[kept..], self.position);
-        self.buffer.truncate(kept + *read.as_ref().unwrap_or(&0));
-        self.position += read? as u64;
+        let mut buffer = BytesMut::zeroed(BUFFER_BYTES);
+        let read = self.file.read_at(&mut buffer, self.next.position);
+        buffer.truncate(*read.as_ref().unwrap_or(&0));
         // An idle reader holds no memory: an agent follows many tasks.
-        if self.buffer.is_empty() {
-            self.buffer = Vec::new();
-        }
-        Ok(())
+        self.buffer = if buffer.is_empty() { BytesMut::new() } else { buffer };
+        read.map(drop)
     }
 }

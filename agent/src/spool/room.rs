@@ -3,6 +3,7 @@
 use muster_proto::limits;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 /// No room for another task: refuse it with this text.
@@ -57,7 +58,8 @@ fn size(dir: &Path) -> io::Result<u64> {
         let entry = entry?;
         bytes = bytes.saturating_add(match entry.metadata() {
             Ok(found) if found.is_dir() => size(&entry.path())?,
-            Ok(found) => found.len(),
+            // A file with a hole takes less than it has.
+            Ok(found) => found.len().min(found.blocks().saturating_mul(512)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(error) => return Err(error),
         });

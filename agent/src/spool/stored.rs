@@ -3,6 +3,7 @@
 
 use super::{Exit, Started, TaskSpec};
 use crate::process::Containment;
+use muster_proto::command::OutputLimit;
 use muster_proto::id::{BootId, TaskId};
 use muster_proto::outcome::{End, EndKind};
 use prost::Message;
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 /// Layout of the whole directory. A supervisor does not touch a task of another one.
 const VERSION: u32 = 1;
+/// The same, and `out` has a hole up to where `acked` says.
+const VERSION_WITH_HOLE: u32 = 2;
 
 #[derive(Message)]
 struct Spec {
@@ -65,17 +68,20 @@ enum Kind {
     Lost(String),
 }
 
-fn damaged(file: &str) -> io::Error {
+pub(super) fn damaged(file: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the task's file {file:?} is damaged or of another release"))
 }
 
-pub(super) fn encode_spec(spec: &TaskSpec, boot: BootId) -> Vec<u8> {
+pub(super) fn encode_spec(spec: &TaskSpec, output: OutputLimit, boot: BootId) -> Vec<u8> {
     let cgroup = match &spec.containment {
         Containment::Cgroup(path) => Some(path.as_os_str().as_bytes().to_vec()),
         Containment::ProcessGroup => None,
     };
     let stored = Spec {
-        version: VERSION,
+        version: match output {
+            OutputLimit::Kept { .. } => VERSION,
+            OutputLimit::Unlimited => VERSION_WITH_HOLE,
+        },
         task: spec.task.to_string(),
         host: spec.host.to_string(),
         payload: spec.payload.to_vec(),
@@ -88,7 +94,7 @@ pub(super) fn encode_spec(spec: &TaskSpec, boot: BootId) -> Vec<u8> {
 pub(super) fn decode_spec(bytes: &[u8]) -> io::Result<(TaskSpec, BootId)> {
     let bad = || damaged("spec");
     let stored = Spec::decode(bytes).map_err(|_| bad())?;
-    if stored.version != VERSION {
+    if !matches!(stored.version, VERSION | VERSION_WITH_HOLE) {
         return Err(bad());
     }
     let boot = BootId::try_from(stored.boot.as_slice()).map_err(|_| bad())?;

@@ -1,7 +1,7 @@
 //! A program from its start to its end, seen from its supervisor.
 
 use super::output::{Flow, Output};
-use super::wake::{Wake, now};
+use super::wake::{Wake, Woken, now};
 use crate::process::{Children, Family, Launched};
 use crate::spool::{Exit, Started, TaskDir};
 use muster_proto::command::Command;
@@ -86,7 +86,7 @@ impl<'a> Run<'a> {
             self.wait(moment)?;
         }
         self.conclude()?;
-        self.wake.forget_cancel();
+        self.wake.forget_agent();
         let until = now() + DISCARD_MAX;
         while self.is_heard() && now() < until {
             self.wait(until)?;
@@ -144,6 +144,7 @@ impl<'a> Run<'a> {
 
     fn linger(&mut self, kind: EndKind, now: Duration) -> Option<Duration> {
         self.read_report();
+        self.hear_out(now);
         let kind = match std::mem::take(&mut self.failure) {
             none if none.is_empty() => kind,
             reason => EndKind::StartFailed(reason),
@@ -152,18 +153,39 @@ impl<'a> Run<'a> {
         self.decide(now)
     }
 
+    /// Reads what the program had written by its end, even where it would have to wait if it still wrote. What comes
+    /// behind that waits for its turn.
+    fn hear_out(&mut self, now: Duration) {
+        let Some(output) = &mut self.output else { return };
+        output.hurry();
+        for (pipe, stream) in [(&mut self.stdout, Stream::Stdout), (&mut self.stderr, Stream::Stderr)] {
+            let Some(file) = pipe.as_ref() else { continue };
+            // What is gathered already leaves the first frame less room.
+            let frame = limits::OUTPUT_FRAME_BYTES_MAX as u64;
+            let frames = 1 + rustix::io::ioctl_fionread(file).unwrap_or(0).div_ceil(frame);
+            if (0..frames).any(|_| output.pump(stream, file, now) == Flow::Closed) {
+                *pipe = None;
+            }
+        }
+    }
+
     const fn is_heard(&self) -> bool {
         self.stdout.is_some() || self.stderr.is_some()
     }
 
     fn wait(&mut self, moment: Duration) -> io::Result<()> {
-        let files = [self.stdout.as_ref(), self.stderr.as_ref(), self.report.as_ref()];
-        let running = matches!(self.phase, Phase::Running);
+        let blocked = self.output.as_ref().is_some_and(Output::is_blocked);
+        let [stdout, stderr] = [&self.stdout, &self.stderr].map(|pipe| pipe.as_ref().filter(|_| !blocked));
+        let files = [stdout, stderr, self.report.as_ref()];
         let due = self.output.as_ref().and_then(Output::due);
         let moment = due.map_or(moment, |due| due.min(moment));
-        let [stdout, stderr, report] = self.wake.wait(files, moment, running)?;
+        let Woken { ready: [stdout, stderr, report], rang } = self.wake.wait(files, moment)?;
         let now = now();
         self.reap();
+        // One that is written just now rings again.
+        if let (true, Some(output), Ok(Some(acked))) = (rang, &mut self.output, self.dir.acked()) {
+            output.acknowledge(acked);
+        }
         if report {
             self.read_report();
         }

@@ -5,7 +5,7 @@ use super::{end_of, sh, spooled};
 use muster_proto::id::{JobId, TaskId};
 use muster_proto::link::{FrameBody, Offer, RejectKind, TaskReport, ToAgent, Welcome};
 use muster_proto::outcome::{End, EndKind};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::fs::{CWD, FallocateFlags, FileType, Mode, fallocate, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -208,13 +208,48 @@ async fn cancels_of_tasks_that_never_came_are_remembered_up_to_a_limit() {
 }
 
 #[tokio::test]
+async fn no_more_than_so_many_tasks_wait() {
+    let world = World::new();
+    let mut controller = Controller::new(&world).await;
+    let agent = Running::start(world.agent(&controller));
+    let (_, mut session) = controller.live().await;
+    let hold = world.root.path().join("hold");
+    fs::write(&hold, "").expect("written");
+    let line = format!("while [ -e {hold} ]; do sleep 0.2; done", hold = hold.display());
+    let (mut accepted, mut refused) = (0, Vec::new());
+    for round in 0..5 {
+        // In pieces, so that the agent answers meanwhile.
+        let count = if round < 4 { 272 } else { 3 };
+        let offers: Vec<_> = (0..count).map(|_| world.offer(sh(&line))).collect();
+        session.send(offers.into_iter().map(ToAgent::Offer)).await;
+        let mut answered = 0;
+        while answered < count {
+            match session.report().await {
+                (_, TaskReport::Accepted) => (accepted, answered) = (accepted + 1, answered + 1),
+                (_, TaskReport::Rejected { kind: RejectKind::Refused, reason }) => {
+                    refused.push(reason);
+                    answered += 1;
+                }
+                (_, TaskReport::Started) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!((accepted, refused.len()), (64 + 1024, 3));
+    assert!(refused.iter().all(|reason| reason.starts_with("1024 tasks wait on this host already")), "{refused:?}");
+    agent.stop().await;
+    fs::remove_file(hold).expect("removed");
+}
+
+#[tokio::test]
 async fn a_full_spool_takes_nothing_new() {
     let world = World::new();
     let mut controller = Controller::new(&world).await;
     let agent = Running::start(world.agent(&controller));
     let (_, mut session) = controller.live().await;
     let full = world.state().join("spool").join("full");
-    File::create(&full).and_then(|file| file.set_len((1 << 30) + 1)).expect("a file with a hole");
+    let file = File::create(&full).expect("a file");
+    fallocate(&file, FallocateFlags::empty(), 0, (1 << 30) + 1).expect("that much space");
     let offer = world.offer(sh("exit 7"));
     session.send([ToAgent::Offer(offer.clone())]).await;
     let (_, report) = session.report().await;

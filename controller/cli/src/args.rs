@@ -1,11 +1,14 @@
 //! What is typed: the global options, the list of verbs, and the readers of words that several verbs take. Each verb's
 //! own options are in its file.
 
+use crate::client::{Client, ClientError};
 use crate::commands;
 use clap::builder::TypedValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
+use muster_proto::command::OutputLimit;
 use muster_proto::fleet::Labels;
 use muster_proto::id::JobId;
+use muster_proto::limits;
 use std::fmt::Display;
 use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
@@ -55,6 +58,12 @@ pub enum Verb {
     Jobs(commands::jobs::Args),
     /// Show a job with all its hosts
     Job(commands::job::Args),
+    /// Tell why a host, or its part in a job, is as it is, and what to do
+    Why(commands::why::Args),
+    /// Show how the controller is, and what it has counted
+    Status(commands::status::Args),
+    /// List who did what; verify that the list is what was written
+    Audit(commands::audit::Args),
     /// List agents; show, label, revoke or approve them
     Agents(commands::agents::Args),
     /// Make the tokens with which machines enrol
@@ -86,6 +95,25 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if span.is_zero() { Err("it must be more than 0".to_owned()) } else { Ok(span) }
 }
 
+/// How much of a program's output is kept: `none` is no limit; else a number of bytes, or of K, M or G (of 1,024).
+pub fn output_limit(text: &str) -> Result<OutputLimit, String> {
+    if text == "none" {
+        return Ok(OutputLimit::Unlimited);
+    }
+    let (digits, shift) = match text.char_indices().next_back() {
+        Some((end, 'K' | 'k')) => (&text[..end], 10),
+        Some((end, 'M' | 'm')) => (&text[..end], 20),
+        Some((end, 'G' | 'g')) => (&text[..end], 30),
+        _ => (text, 0),
+    };
+    let most = limits::OUTPUT_KEPT_BYTES_MAX;
+    match digits.parse::<u64>().map(|number| number.saturating_mul(1 << shift)) {
+        Ok(bytes) if bytes <= most => Ok(OutputLimit::of_bytes(bytes)),
+        Ok(_) => Err(format!("a limit is at most {}M; `none` keeps all of it", most >> 20)),
+        Err(_) => Err("use a size like 512K or 16M, or `none`".to_owned()),
+    }
+}
+
 /// A number within bounds.
 pub fn number<T>(bounds: impl RangeBounds<T> + Clone + Send + Sync + 'static) -> impl TypedValueParser<Value = T>
 where
@@ -102,9 +130,37 @@ fn wanted<T: Display>(bounds: &impl RangeBounds<T>) -> String {
     format!("use a number{}{}", end("from", bounds.start_bound()), end("to", bounds.end_bound()))
 }
 
-/// The id of a job.
-pub fn job(text: &str) -> Result<JobId, String> {
-    text.parse().map_err(|_| format!("{text} is no job id: `muster jobs` lists them"))
+/// A job as people name it: its id, the beginning of it, or `last`, the newest of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobRef {
+    /// By its whole id.
+    Id(JobId),
+    /// What the controller has to look up.
+    Word(String),
+}
+
+impl JobRef {
+    /// Which job it is. Everything that takes a job asks here.
+    pub async fn find(&self, client: &Client) -> Result<JobId, ClientError> {
+        match self {
+            Self::Id(id) => Ok(*id),
+            Self::Word(word) => client.find_job(word).await,
+        }
+    }
+}
+
+/// A job by its id, the beginning of it, or `last`.
+pub fn job(text: &str) -> Result<JobRef, String> {
+    if let Ok(id) = text.parse() {
+        return Ok(JobRef::Id(id));
+    }
+    // What can be filled up to an id is the beginning of one.
+    let filled = format!("{text:0<26}").parse::<JobId>();
+    match text {
+        "last" => Ok(JobRef::Word(text.to_owned())),
+        _ if !text.is_empty() && filled.is_ok() => Ok(JobRef::Word(text.to_lowercase())),
+        _ => Err(format!("{text} is no job id: `muster jobs` lists them; the beginning of one will do, or last")),
+    }
 }
 
 /// Labels as `role=web,env=prod`.
@@ -135,6 +191,10 @@ mod tests {
     fn who_types_no_number_or_no_job_is_told_what_is_wanted() {
         for (line, wanted) in [
             ("run -w all --yes=x true", "use a number"),
+            ("run -w all --output-limit much true", "use a size like 512K or 16M, or `none`"),
+            ("run -w all --output-limit 1.5M true", "use a size like 512K or 16M, or `none`"),
+            ("run -w all --output-limit 65M true", "a limit is at most 64M; `none` keeps all of it"),
+            ("run -w all --output-limit 99999999999G true", "a limit is at most 64M; `none` keeps all of it"),
             ("token create --uses x", "use a number from 1"),
             ("jobs -n 0", "use a number from 1 to 1000"),
             ("dev --agents 501", "use a number from 1 to 500"),
@@ -151,6 +211,17 @@ mod tests {
     }
 
     #[test]
+    fn a_job_is_named_by_its_id_or_the_beginning_of_it() {
+        let id = JobId::from_bytes([7; 16]);
+        assert_eq!(job(&id.to_string()), Ok(JobRef::Id(id)));
+        assert_eq!(job("06AY"), Ok(JobRef::Word("06ay".into())));
+        assert_eq!(job("last"), Ok(JobRef::Word("last".into())));
+        for bad in ["", "nope", "9", "06ay-", &format!("{id}0")] {
+            assert!(job(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn every_number_is_read_as_what_its_option_holds() {
         let id = JobId::from_bytes([0; 16]);
         for line in ["run -w all --yes=3 true", "token create --uses 3", "jobs -n 3", "dev --agents 3"] {
@@ -158,6 +229,17 @@ mod tests {
             assert!(Args::try_parse_from(words).is_ok(), "{line}");
         }
         assert!(Args::try_parse_from(["muster", "attach", &id.to_string(), "--after", "3"]).is_ok());
+    }
+
+    #[test]
+    fn sizes_are_split_and_none_is_all() {
+        assert_eq!(output_limit("none"), Ok(OutputLimit::Unlimited));
+        assert_eq!(output_limit("0"), Ok(OutputLimit::Kept { head: 0, tail: 0 }));
+        assert_eq!(output_limit("5k"), Ok(OutputLimit::Kept { head: 4096, tail: 1024 }));
+        assert_eq!(output_limit("20M"), Ok(OutputLimit::default()));
+        for text in ["", "M", "-1", "1T", "None", "1MiB", "\u{20ac}"] {
+            assert!(output_limit(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -6,18 +6,21 @@
 mod dial;
 
 use bytes::Bytes;
+use muster_proto::audit::AuditRecord;
 use muster_proto::command::BlobRef;
 use muster_proto::context::Context;
 use muster_proto::event::Event;
-use muster_proto::fleet::{AgentInfo, Labels, OperatorInfo, PendingAgent};
+use muster_proto::fleet::{AgentInfo, Labels, OperatorInfo, Party, PendingAgent};
 use muster_proto::id::{AgentId, ClusterId, JobId};
 use muster_proto::job::{JobHost, JobList, JobSummary, SignedJob, Target};
 use muster_proto::limits;
 use muster_proto::name::{HostName, LabelText, OperatorName};
+use muster_proto::status;
 use muster_proto::text;
 use muster_proto::time::Timestamp;
 use muster_proto::tls;
 use muster_proto::token::Token;
+use muster_proto::why::Why;
 use muster_proto::wire::enrolment_client::EnrolmentClient;
 use muster_proto::wire::operator_client::OperatorClient;
 use muster_proto::wire::{self, WireError, id_of};
@@ -79,6 +82,19 @@ pub struct Follow {
     pub stored_only: bool,
     /// Expression over the job's own targets; empty is all.
     pub targets: String,
+}
+
+/// Which records of the audit log are wanted; by default all.
+#[derive(Debug, Clone, Default)]
+pub struct AuditSelection {
+    /// Of this actor; empty is everybody.
+    pub actor: String,
+    /// Whose action begins so; empty is every action.
+    pub action: String,
+    /// Not before this moment.
+    pub since: Option<Timestamp>,
+    /// Only the newest so many.
+    pub newest: Option<u32>,
 }
 
 /// What became of a request to cancel.
@@ -210,6 +226,38 @@ impl Client {
         Ok(JobDetails { summary: self.read(summary)?, signed: self.read(signed)?, hosts: self.read_all(reply.hosts)? })
     }
 
+    /// The one job whose id begins so, or the newest of our own for "last".
+    pub async fn find_job(&self, word: &str) -> Result<JobId, ClientError> {
+        let request = wire::FindJobRequest { text: word.to_owned() };
+        let reply = self.reply(self.service.clone().find_job(request).await)?;
+        self.read(id_of(&reply.job, "job"))
+    }
+
+    /// Why a host, or its part in a job, is as it is.
+    pub async fn why(&self, host: &str, job: Option<JobId>) -> Result<Why, ClientError> {
+        let job = job.map(|job| bytes_of(job.as_bytes())).unwrap_or_default();
+        let reply = self.reply(self.service.clone().why(wire::WhyRequest { host: host.to_owned(), job }).await)?;
+        self.read(reply.try_into())
+    }
+
+    /// How the controller is.
+    pub async fn status(&self) -> Result<status::Status, ClientError> {
+        let reply = self.reply(self.service.clone().status(wire::StatusRequest {}).await)?;
+        self.read(reply.try_into())
+    }
+
+    /// Records of the audit log, oldest first.
+    pub async fn audit(&self, which: AuditSelection) -> Result<AuditStream, ClientError> {
+        let request = wire::ReadAuditRequest {
+            actor: which.actor,
+            action: which.action,
+            since_ms: which.since.map_or(0, Timestamp::as_millis),
+            newest: which.newest.unwrap_or(0),
+        };
+        let blocks = self.reply(self.service.clone().read_audit(request).await)?;
+        Ok(AuditStream { client: self.clone(), blocks })
+    }
+
     /// Agents that a selection means; an empty one means all.
     pub async fn agents(&self, selection: &Selection) -> Result<Vec<AgentInfo>, ClientError> {
         let request = wire::ListAgentsRequest { selection: Some(selection.into()) };
@@ -238,6 +286,14 @@ impl Client {
         let request = wire::RevokeAgentRequest { agent: agent.to_owned() };
         let reply = self.reply(self.service.clone().revoke_agent(request).await)?;
         self.host_name(&reply.name)
+    }
+
+    /// Says which of two machines with the identity of an agent, by name or id, is the agent.
+    pub async fn resolve(&self, agent: &str, keep: &str) -> Result<(HostName, Party), ClientError> {
+        let request = wire::ResolveAgentRequest { agent: agent.to_owned(), keep: keep.to_owned() };
+        let reply = self.reply(self.service.clone().resolve_agent(request).await)?;
+        let kept = reply.kept.ok_or(WireError::Field("kept")).and_then(TryInto::try_into);
+        Ok((self.host_name(&reply.name)?, self.read(kept)?))
     }
 
     /// Machines that ask for approval.
@@ -321,6 +377,20 @@ impl EventStream {
                 }
             }
         }
+    }
+}
+
+/// Records of the audit log as they arrive.
+pub struct AuditStream {
+    client: Client,
+    blocks: Streaming<wire::AuditBlock>,
+}
+
+impl AuditStream {
+    /// The next records; `None` at the end of the log. Their texts are as they were hashed, not cleaned.
+    pub async fn next(&mut self) -> Result<Option<Vec<AuditRecord>>, ClientError> {
+        let block = self.blocks.message().await.map_err(|status| self.client.peer.sort(&status))?;
+        block.map(|block| self.client.read_all(block.records)).transpose()
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod agents;
 pub mod attach;
+pub mod audit;
 pub mod cancel;
 pub mod dev;
 pub mod follow;
@@ -13,5 +14,7 @@ pub mod logs;
 pub mod operator;
 pub mod rerun;
 pub mod run;
+pub mod status;
 pub mod targets;
 pub mod token;
+pub mod why;

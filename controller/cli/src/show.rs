@@ -6,6 +6,7 @@ pub mod json;
 pub mod lines;
 pub mod moment;
 pub mod progress;
+pub mod prometheus;
 pub mod sanitise;
 pub mod summary;
 pub mod table;

@@ -12,11 +12,11 @@ mod exchange;
 
 pub use exchange::{Effects, Greeting, Held, Input, Say, Send};
 
-use crate::task::{Change, Phase, Refused, Task};
+use crate::task::{Change, Contact, Phase, Refused, Task};
 use muster_proto::event::{Event, EventKind};
 use muster_proto::job::{JobSpec, JobState};
 use muster_proto::limits;
-use muster_proto::link::{FrameBody, TaskReport};
+use muster_proto::link::{FrameBody, RejectKind, TaskReport};
 use muster_proto::name::OperatorName;
 use muster_proto::outcome::{Counts, End, Outcome, State};
 use muster_proto::time::Timestamp;
@@ -31,9 +31,12 @@ const CONTACT_MARGIN: Duration = Duration::from_mins(2);
 const RETURN_MARGIN: Duration = Duration::from_mins(1);
 /// A connected agent that says nothing of a task is believed this much longer: its output may be under way.
 const CONNECTED_PATIENCE: Duration = Duration::from_hours(1);
+/// Why nobody was asked, though somebody was there.
+const QUARANTINED: &str =
+    "two machines use this agent's identity: `muster agents show` names them, `muster agents resolve` decides";
 
 /// A job with all its tasks.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Job {
     spec: JobSpec,
     tasks: Vec<Task>,
@@ -49,6 +52,8 @@ pub struct Job {
     timers: BinaryHeap<Reverse<(Timestamp, u32)>>,
     /// By the clock or by a cancel: nothing waits any more, and nothing will.
     deadline_passed: bool,
+    /// Why nothing more may start.
+    stopped: Option<String>,
     /// No window closes before this.
     windows_from: Timestamp,
     done_at: Option<Timestamp>,
@@ -77,6 +82,7 @@ impl Job {
             ready: BTreeSet::new(),
             timers: BinaryHeap::new(),
             deadline_passed: false,
+            stopped: None,
             windows_from: Timestamp::from_millis(i64::MIN),
             done_at: None,
         }
@@ -112,6 +118,11 @@ impl Job {
         &self.tasks
     }
 
+    /// Tasks that were offered and are not over: `concurrency` bounds them.
+    pub const fn at_work(&self) -> u32 {
+        self.at_work
+    }
+
     /// When time alone will change something; `None` when only facts can.
     pub fn wake_at(&self) -> Option<Timestamp> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
@@ -123,10 +134,12 @@ impl Job {
     /// Takes one fact. A refused report changes nothing.
     pub fn apply(&mut self, input: Input, now: Timestamp, effects: &mut Effects) -> Result<(), Refused> {
         match input {
-            Input::Disconnected { target } => self.disconnected(target, now),
+            Input::Disconnected { target } | Input::Released { target } => self.lost(target, Contact::Away, now),
+            Input::Quarantined { target } => self.lost(target, Contact::Quarantined, now),
             Input::Revoked { target } => self.revoked(target, now, effects),
             Input::Report { target, report } => return self.report(target, report, now, effects),
             Input::Cancel { operator } => self.cancel(operator, now, effects),
+            Input::Stop { reason } => self.stop(reason, now, effects),
         }
         Ok(())
     }
@@ -161,7 +174,7 @@ impl Job {
             return;
         }
         task.phase = Phase::Due((now + self.spec.deliver).max(self.windows_from));
-        if task.connected {
+        if task.is_connected() {
             self.offer(target, now, effects);
         } else {
             self.set_timer(target);
@@ -172,7 +185,7 @@ impl Job {
     pub fn resume(&mut self, now: Timestamp) {
         self.windows_from = now + RETURN_MARGIN;
         for target in 0..self.spec.targets.count {
-            self.disconnected(target, now);
+            self.lost(target, Contact::Away, now);
         }
     }
 
@@ -202,12 +215,15 @@ impl Job {
             self.timers.pop();
             let task = &self.tasks[target as usize];
             match task.phase {
-                Phase::Due(until) if until <= now && !task.connected => {
-                    let reason = format!("not connected within {} s", self.spec.deliver.as_secs_f32());
+                Phase::Due(until) if until <= now && !task.is_connected() => {
+                    let reason = match task.contact {
+                        Contact::Quarantined => QUARANTINED.to_owned(),
+                        _ => format!("not connected within {} s", self.spec.deliver.as_secs_f32()),
+                    };
                     self.end(target, Outcome::without_run(State::Unreachable, reason), now, effects);
                 }
                 Phase::Offered(until) | Phase::Accepted(until) | Phase::Started(until) => {
-                    if task.connected && now < until + CONNECTED_PATIENCE {
+                    if task.is_connected() && now < until + CONNECTED_PATIENCE {
                         self.timers.push(Reverse((until + CONNECTED_PATIENCE, target)));
                     } else if until <= now {
                         let reason = "no contact with the agent until after the run timeout";
@@ -224,7 +240,10 @@ impl Job {
             let task = &self.tasks[target as usize];
             let (state, reason) = match task.phase {
                 Phase::Planned => (State::Expired, "the job's deadline passed before its turn came"),
-                Phase::Due(_) if task.connected => (State::Expired, "the job's deadline passed before there was room"),
+                Phase::Due(_) if task.is_connected() => {
+                    (State::Expired, "the job's deadline passed before there was room")
+                }
+                Phase::Due(_) if task.contact == Contact::Quarantined => (State::Unreachable, QUARANTINED),
                 Phase::Due(_) => (State::Unreachable, "not connected before the job's deadline"),
                 _ => continue,
             };
@@ -236,10 +255,10 @@ impl Job {
     }
 
     /// A window that waits for contact opens anew; a task at work has at least the margin to come back.
-    fn disconnected(&mut self, target: u32, now: Timestamp) {
+    fn lost(&mut self, target: u32, contact: Contact, now: Timestamp) {
         let window = (now + self.spec.deliver).max(self.windows_from);
         let Some(task) = self.tasks.get_mut(target as usize) else { return };
-        let was_connected = std::mem::replace(&mut task.connected, false);
+        let was_connected = std::mem::replace(&mut task.contact, contact) == Contact::Here;
         match &mut task.phase {
             Phase::Due(until) if was_connected => *until = window,
             Phase::Offered(until) | Phase::Accepted(until) | Phase::Started(until) => {
@@ -254,7 +273,7 @@ impl Job {
     /// The agent of a target has a new session; `held` is what it says of the task, if it named it.
     pub fn connected(&mut self, target: u32, held: Option<Held>, now: Timestamp, effects: &mut Effects) -> Greeting {
         let Some(task) = self.tasks.get_mut(target as usize) else { return Greeting::default() };
-        (task.connected, task.asked) = (true, false);
+        (task.contact, task.asked) = (Contact::Here, false);
         let say = match (&task.phase, held) {
             (Phase::Planned, _) | (Phase::Ended(_), None) => None,
             // What it still has to say is evidence, to be kept beside the state.
@@ -278,13 +297,17 @@ impl Job {
                 Some(Say::Resume(self.tasks[target as usize].frames))
             }
         };
-        let cancel = self.state == JobState::Cancelling && self.tasks[target as usize].is_at_work();
+        let task = &self.tasks[target as usize];
+        let cancel = self.state == JobState::Cancelling && task.is_at_work();
+        if self.stopped.is_some() && task.is_withdrawable() {
+            effects.sends.push(Send::Withdraw(target));
+        }
         Greeting { say, cancel }
     }
 
     fn revoked(&mut self, target: u32, now: Timestamp, effects: &mut Effects) {
         let Some(task) = self.tasks.get_mut(target as usize) else { return };
-        task.connected = false;
+        task.contact = Contact::Away;
         self.ready.remove(&target);
         let state = match self.tasks[target as usize].phase {
             Phase::Ended(_) => return,
@@ -299,15 +322,23 @@ impl Job {
             return;
         }
         self.emit(EventKind::Cancelling { operator }, now, effects);
+        self.skip_waiting("the job was cancelled before it started here", now, effects);
+        let at_work = (0_u32..).zip(&self.tasks).filter(|(_, task)| task.is_at_work() && task.is_connected());
+        effects.sends.extend(at_work.map(|(target, _)| Send::Cancel(target)));
+    }
+
+    /// Unlike a cancel it leaves alone what runs. It is no event: whoever takes the job up again says it again.
+    fn stop(&mut self, reason: String, now: Timestamp, effects: &mut Effects) {
+        self.skip_waiting(&reason, now, effects);
+        let to_withdraw = (0_u32..).zip(&self.tasks).filter(|(_, task)| task.is_withdrawable());
+        effects.sends.extend(to_withdraw.map(|(target, _)| Send::Withdraw(target)));
+        self.stopped = Some(reason);
+    }
+
+    fn skip_waiting(&mut self, reason: &str, now: Timestamp, effects: &mut Effects) {
         for target in 0..self.spec.targets.count {
-            let task = &self.tasks[target as usize];
-            match task.phase {
-                Phase::Planned | Phase::Due(_) => {
-                    let outcome = Outcome::without_run(State::Skipped, "the job was cancelled before it started here");
-                    self.end(target, outcome, now, effects);
-                }
-                _ if task.is_at_work() && task.connected => effects.sends.push(Send::Cancel(target)),
-                _ => {}
+            if matches!(self.tasks[target as usize].phase, Phase::Planned | Phase::Due(_)) {
+                self.end(target, Outcome::without_run(State::Skipped, reason), now, effects);
             }
         }
     }
@@ -334,8 +365,11 @@ impl Job {
             TaskReport::Accepted => task.accepted(),
             TaskReport::Started => task.started(),
             TaskReport::Never => task.never(),
+            TaskReport::Rejected { kind: kind @ RejectKind::Cancelled, reason } => {
+                task.rejected(kind, self.stopped.clone().unwrap_or(reason))
+            }
             TaskReport::Rejected { kind, reason } => task.rejected(kind, reason),
-            TaskReport::Frame(frame) => task.frame(frame, output.head.saturating_add(output.tail)),
+            TaskReport::Frame(frame) => task.frame(frame, output.bytes_max()),
             TaskReport::Exited { frames, end } => task.exited(frames, end),
         }?;
         match change {
@@ -348,14 +382,14 @@ impl Job {
                     FrameBody::Truncated { bytes } => EventKind::Truncated { target, stream, bytes },
                 };
                 self.emit(kind, now, effects);
-                push_ack(&mut effects.sends, target, self.tasks[target as usize].frames);
+                effects.ack(target, self.tasks[target as usize].frames);
             }
             Some(Change::Ended(outcome)) => self.end(target, outcome, now, effects),
             Some(Change::Again) => self.offer_again(target, now, effects),
             None => match (task.outcome(), evidence, frame) {
                 (Some(Outcome { state: State::Indeterminate, .. }), Some(text), _) => effects.late.push((target, text)),
                 // Taken without effect, and acknowledged: otherwise the agent would never come to the end.
-                (_, _, Some(number)) => push_ack(&mut effects.sends, target, number.saturating_add(1)),
+                (_, _, Some(number)) => effects.ack(target, number.saturating_add(1)),
                 _ => {}
             },
         }
@@ -369,6 +403,10 @@ impl Job {
     fn offer_again(&mut self, target: u32, now: Timestamp, effects: &mut Effects) {
         if self.state == JobState::Cancelling {
             let outcome = Outcome::without_run(State::Skipped, "the job was cancelled before it started here");
+            return self.end(target, outcome, now, effects);
+        }
+        if let Some(reason) = &self.stopped {
+            let outcome = Outcome::without_run(State::Skipped, reason.as_str());
             return self.end(target, outcome, now, effects);
         }
         if self.deadline_passed || now >= self.spec.start_before {
@@ -454,13 +492,7 @@ pub fn late_evidence(end: &End) -> String {
     }
 }
 
-/// One acknowledgement a batch is enough: a later one says what an earlier one said.
-fn push_ack(sends: &mut Vec<Send>, target: u32, next_frame: u64) {
-    match sends.last_mut() {
-        Some(Send::Ack(last, frame)) if *last == target => *frame = next_frame,
-        _ => sends.push(Send::Ack(target, next_frame)),
-    }
-}
-
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

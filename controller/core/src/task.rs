@@ -20,8 +20,8 @@ use muster_proto::time::Timestamp;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
     pub(crate) phase: Phase,
-    /// The agent has a session now. Lost contact is an overlay, not a phase.
-    pub(crate) connected: bool,
+    /// Whether the agent can be told anything now. Lost contact is an overlay, not a phase.
+    pub(crate) contact: Contact,
     /// Number of the next frame: those before it are in the job's events.
     pub(crate) frames: u64,
     /// Next offset of stdout and stderr.
@@ -36,6 +36,18 @@ pub struct Task {
 
 /// Places where output may be missing: one a stream, and as many again for a supervisor that began anew.
 const GAPS_MAX: u32 = 4;
+
+/// Whether an agent can be told anything now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Contact {
+    /// It has no session.
+    #[default]
+    Away,
+    /// It has one.
+    Here,
+    /// It may have none: two machines use its identity.
+    Quarantined,
+}
 
 /// Where a task stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,7 +100,15 @@ pub enum Refused {
 
 impl Default for Task {
     fn default() -> Self {
-        Self { phase: Phase::Planned, connected: false, frames: 0, offsets: [0; 2], kept: 0, gaps: 0, asked: false }
+        Self {
+            phase: Phase::Planned,
+            contact: Contact::Away,
+            frames: 0,
+            offsets: [0; 2],
+            kept: 0,
+            gaps: 0,
+            asked: false,
+        }
     }
 }
 
@@ -99,6 +119,16 @@ impl Task {
             Phase::Ended(outcome) => Some(outcome),
             _ => None,
         }
+    }
+
+    /// Where it stands, with the moment at which time alone decides about it.
+    pub const fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// Its agent has a session now.
+    pub const fn is_connected(&self) -> bool {
+        matches!(self.contact, Contact::Here)
     }
 
     /// The phase as it is shown.
@@ -114,6 +144,11 @@ impl Task {
     /// It was offered and is not over: its agent has something to say about it.
     pub const fn is_at_work(&self) -> bool {
         matches!(self.phase, Phase::Offered(_) | Phase::Accepted(_) | Phase::Started(_))
+    }
+
+    /// Its agent can be told not to start it.
+    pub(crate) const fn is_withdrawable(&self) -> bool {
+        self.is_connected() && matches!(self.phase, Phase::Offered(_) | Phase::Accepted(_))
     }
 
     /// The moment at which time alone decides about it.

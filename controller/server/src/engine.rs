@@ -9,10 +9,14 @@
 //! Queues towards a job are bounded: an agent's door waits until there is room, so that a flood from agents slows
 //! those agents down. Nobody waits for a follower: followers read the store.
 
+mod look;
 mod running;
+
+pub use look::Look;
 
 use crate::clock;
 use crate::sessions::{Epoch, Outgoing, Sessions};
+use crate::stats::Stats;
 use muster_core::job::{Effects, Held, Job, late_evidence};
 use muster_core::task::Task;
 use muster_proto::id::{AgentId, JobId, TaskId};
@@ -20,14 +24,20 @@ use muster_proto::job::{JobSpec, JobState, SignedJob, Target, target_tree};
 use muster_proto::link::{TaskReport, ToAgent, Unfinished};
 use muster_proto::name::OperatorName;
 use muster_proto::outcome::{Outcome, State};
-use muster_store::{AcceptError, AuditEntry, LateEvidence, NewJob, Store, StoreError};
+use muster_store::{AcceptError, AuditEntry, LateEvidence, NewJob, Store, StoreError, StoredJob};
 use running::{Input, Reports, Running};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+/// How long a job may take to answer a question. It takes longer only while the store cannot write.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// How long a cancel may take to become durable before the operator is told that it waits.
+const CANCEL_MAX: Duration = Duration::from_secs(10);
 /// Batches that may wait for one job.
 const QUEUE_LEN: usize = 256;
 
@@ -37,6 +47,7 @@ pub struct Engine {
     store: Store,
     sessions: Sessions,
     jobs: Arc<Mutex<Jobs>>,
+    stats: Arc<Stats>,
 }
 
 /// The jobs at work, and who has a part in which.
@@ -115,6 +126,11 @@ pub enum EngineError {
     /// Its task ended on an error of the store.
     #[error("job {0} stands still since the store failed: start the controller again, then it goes on")]
     Stopped(JobId),
+    /// The store cannot write at the moment.
+    #[error(
+        "job {0} waits for the store, which cannot write: check the space of its disk; the cancel counts once it can"
+    )]
+    Waiting(JobId),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -123,17 +139,31 @@ pub enum EngineError {
 impl Engine {
     /// Takes up the jobs that are not done. Call it before any listener is open: agents that come back find their
     /// jobs waiting for them.
-    pub async fn start(store: Store, sessions: Sessions) -> Result<Self, StoreError> {
-        let engine = Self { store, sessions, jobs: Arc::default() };
+    pub async fn start(store: Store, sessions: Sessions, stats: Arc<Stats>) -> Result<Self, StoreError> {
+        let engine = Self { store, sessions, jobs: Arc::default(), stats };
         for id in engine.store.unfinished_jobs().await? {
             let Some(stored) = engine.store.job(id).await? else { continue };
             let mut job = Job::restore(stored.spec);
             engine.replay(&mut job, id).await?;
             job.resume(clock::now());
             info!(job = %id, state = job.state().as_str(), "job taken up again");
+            let operator = job.spec().operator.clone();
             engine.run(job, stored.signed, stored.targets);
+            if engine.store.operator_key(&operator).await?.is_none() {
+                engine.stop_jobs_of(&operator, "controller").await;
+            }
         }
         Ok(engine)
+    }
+
+    /// Where all of it is kept.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What the process counts.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
     }
 
     async fn replay(&self, job: &mut Job, id: JobId) -> Result<(), StoreError> {
@@ -162,6 +192,7 @@ impl Engine {
         let engine = self.clone();
         let accepted = tokio::spawn(async move {
             engine.store.accept(new).await?;
+            engine.stats.jobs_accepted.add_one();
             engine.run(job, signed, targets.into());
             Ok(())
         });
@@ -174,7 +205,7 @@ impl Engine {
         let (inputs, queue) = mpsc::channel(QUEUE_LEN);
         let (progress, follow) = watch::channel(Progress { seq: job.last_seq(), done: false });
         self.jobs().add(id, JobHandle { inputs, progress: follow }, &targets);
-        let running = Running::new(job, signed, Arc::clone(&targets), tree, self.store.clone(), self.sessions.clone());
+        let running = Running::new(job, signed, Arc::clone(&targets), tree, self.clone());
         let engine = self.clone();
         tokio::spawn(async move {
             // A task of its own: whatever becomes of it, the job does not stay in the list as if it were at work.
@@ -210,13 +241,14 @@ impl Engine {
 
     /// Where the targets of a job stand, in the order of its list.
     pub async fn tasks(&self, job: JobId, stored: &JobSpec) -> Result<Vec<TaskView>, EngineError> {
-        if let Some(handle) = self.handle(job) {
+        let asked = async {
             let (answer, view) = oneshot::channel();
-            if handle.inputs.send(Input::View { answer }).await.is_ok()
-                && let Ok(view) = view.await
-            {
-                return Ok(view);
-            }
+            self.handle(job)?.inputs.send(Input::View { answer }).await.ok()?;
+            view.await.ok()
+        };
+        // A job that waits for the store is seen as the store has it.
+        if let Ok(Some(view)) = timeout(ANSWER_MAX, asked).await {
+            return Ok(view);
         }
         let mut replayed = Job::restore(stored.clone());
         self.replay(&mut replayed, job).await?;
@@ -227,8 +259,13 @@ impl Engine {
     pub async fn cancel(&self, job: JobId, operator: OperatorName) -> Result<Cancelled, EngineError> {
         if let Some(handle) = self.handle(job) {
             let (answer, cancelled) = oneshot::channel();
-            if handle.inputs.send(Input::Cancel { operator, answer }).await.is_ok() && cancelled.await.is_ok() {
-                return Ok(Cancelled::Accepted);
+            let asked = async {
+                handle.inputs.send(Input::Cancel { operator, answer }).await.is_ok() && cancelled.await.is_ok()
+            };
+            match timeout(CANCEL_MAX, asked).await {
+                Ok(true) => return Ok(Cancelled::Accepted),
+                Ok(false) => {}
+                Err(_) => return Err(EngineError::Waiting(job)),
             }
         }
         match self.store.job(job).await? {
@@ -268,37 +305,46 @@ impl Engine {
                 resumption.then.extend(part.then);
             }
         }
+        let mut pasts = HashMap::new();
+        let mut strange = 0_u32;
         for held in unfinished.iter().filter(|held| !answered.contains(&held.task.job)) {
-            match self.past(agent, held.task).await? {
+            match self.past(agent, held.task, &mut pasts).await? {
                 Past::Ended => resumption.then.push(ToAgent::Committed(held.task)),
                 // Its output is no longer taken; how it ended is.
-                Past::Unknown if held.started => resumption.resume.push((held.task, held.next_frame)),
-                Past::Unknown => resumption.then.push(ToAgent::Committed(held.task)),
-                Past::NotHere => {}
+                Past::Lost if held.started => resumption.resume.push((held.task, held.next_frame)),
+                Past::Lost => resumption.then.push(ToAgent::Committed(held.task)),
+                Past::Open => {}
+                Past::NotItsOwn => strange += 1,
             }
+        }
+        if strange > 0 {
+            warn!(%agent, tasks = strange, "an agent holds results of jobs that this store does not know; they are kept there");
         }
         Ok(resumption)
     }
 
-    /// A task whose job has no task of its own any more.
-    async fn past(&self, agent: AgentId, task: TaskId) -> Result<Past, StoreError> {
-        match self.store.job(task.job).await? {
-            Some(stored) if stored.summary.state == JobState::Done => {
-                let target = stored.targets.get(task.target as usize).filter(|_| task.attempt == 1);
-                let mine = target.is_some_and(|target| target.agent == agent);
-                let all_known = stored.summary.counts.get(State::Indeterminate) == 0;
-                Ok(match (mine, all_known) {
-                    (true, true) => Past::Ended,
-                    (true, false) => Past::Unknown,
-                    (false, _) => Past::NotHere,
-                })
-            }
-            Some(_) => Ok(Past::NotHere),
+    /// A task whose job has no task of its own any more. Each job is read once: an agent may name thousands of tasks.
+    async fn past(
+        &self,
+        agent: AgentId,
+        task: TaskId,
+        jobs: &mut HashMap<JobId, Option<PastJob>>,
+    ) -> Result<Past, StoreError> {
+        let job = match jobs.get(&task.job) {
+            Some(job) => *job,
             None => {
-                warn!(%agent, %task, "an agent holds a result of a job that this store does not know; it is kept there");
-                Ok(Past::NotHere)
+                let stored = self.store.job(task.job).await?;
+                *jobs.entry(task.job).or_insert(stored.map(|stored| PastJob::of(&stored, agent)))
             }
-        }
+        };
+        Ok(match job {
+            Some(job) if !job.done => Past::Open,
+            Some(job) if job.place != Some(task.target) || task.attempt != 1 => Past::NotItsOwn,
+            Some(job) if job.all_known => Past::Ended,
+            Some(_) => Past::Lost,
+            None if self.store.was_pruned(task.job).await? => Past::Ended,
+            None => Past::NotItsOwn,
+        })
     }
 
     /// An agent says something of its tasks. Reports are in order; those of a stale session have no effect.
@@ -335,17 +381,19 @@ impl Engine {
         epoch: Epoch,
         reports: Vec<(TaskId, TaskReport)>,
     ) -> Result<(), StoreError> {
-        let mut known: HashMap<TaskId, Past> = HashMap::new();
+        let mut pasts = HashMap::new();
         let mut answers: HashMap<TaskId, ToAgent> = HashMap::new();
         for (task, report) in reports {
-            let past = match known.get(&task) {
-                Some(past) => *past,
-                None => *known.entry(task).or_insert(self.past(agent, task).await?),
-            };
+            let past = self.past(agent, task, &mut pasts).await?;
             match report {
-                _ if past == Past::NotHere => {}
+                _ if past == Past::Open => {}
+                _ if past == Past::NotItsOwn => {
+                    warn!(%agent, %task, "a report of what is not the agent's, session closed");
+                    self.sessions.close(agent, epoch);
+                    break;
+                }
                 TaskReport::Exited { end, .. } => {
-                    if past == Past::Unknown {
+                    if past == Past::Lost {
                         let late = LateEvidence { task, text: late_evidence(&end), at: clock::now() };
                         self.store.late_evidence(late).await?;
                     }
@@ -369,6 +417,30 @@ impl Engine {
         }
     }
 
+    /// Two machines use an agent's identity: its tasks wait as if it were away, and say why.
+    pub async fn quarantined(&self, agent: AgentId) {
+        for (_, handle) in self.handles_of(agent) {
+            let _ = handle.inputs.send(Input::Quarantined { agent }).await;
+        }
+    }
+
+    /// It is known again which of two machines is the agent.
+    pub async fn released(&self, agent: AgentId) {
+        for (_, handle) in self.handles_of(agent) {
+            let _ = handle.inputs.send(Input::Released { agent }).await;
+        }
+    }
+
+    /// Starts nothing more of the jobs of an operator who was disabled by `actor`. What runs goes on.
+    pub async fn stop_jobs_of(&self, operator: &OperatorName, actor: &str) {
+        for job in self.at_work(None) {
+            if let Some(handle) = self.handle(job) {
+                let (operator, actor) = (operator.clone(), actor.to_owned());
+                let _ = handle.inputs.send(Input::Stop { operator, actor }).await;
+            }
+        }
+    }
+
     /// An agent will never be heard again.
     pub async fn revoked(&self, agent: AgentId) {
         for (_, handle) in self.handles_of(agent) {
@@ -382,15 +454,37 @@ impl Engine {
     }
 }
 
-/// What is known of a task whose job is done.
+/// What is known of a task whose job has no task of its own any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Past {
-    /// Its end is stored.
+    /// Its end is stored, or was until the job was pruned.
     Ended,
     /// The job is done without knowing the end of some of its tasks; it may be this one.
-    Unknown,
-    /// Nothing, or it is not this agent's.
-    NotHere,
+    Lost,
+    /// The job is not done: it stands still since the store failed.
+    Open,
+    /// There is no such task, or it is another agent's.
+    NotItsOwn,
+}
+
+/// What the above is told from, for one agent.
+#[derive(Clone, Copy)]
+struct PastJob {
+    done: bool,
+    /// The agent's place in the list.
+    place: Option<u32>,
+    all_known: bool,
+}
+
+impl PastJob {
+    fn of(stored: &StoredJob, agent: AgentId) -> Self {
+        let place = (0..).zip(stored.targets.iter()).find(|(_, target)| target.agent == agent);
+        Self {
+            done: stored.summary.state == JobState::Done,
+            place: place.map(|(place, _)| place),
+            all_known: stored.summary.counts.get(State::Indeterminate) == 0,
+        }
+    }
 }
 
 fn view_of(task: &Task) -> TaskView {

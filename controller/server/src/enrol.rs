@@ -8,6 +8,7 @@ use crate::issuers::{IssueError, Issuers, PublicKey, Validity};
 use crate::limiter::{Limiter, Rate};
 use crate::listen::PeerInfo;
 use crate::reply::Reply;
+use crate::stats::{Limit, Stats};
 use muster_proto::fleet::PendingAgent;
 use muster_proto::id::AgentId;
 use muster_proto::name::HostName;
@@ -46,14 +47,15 @@ pub struct Enrolment {
     issuers: Arc<Issuers>,
     terms: Terms,
     limiter: Limiter,
+    stats: Arc<Stats>,
     on_enrolled: OnEnrolled,
 }
 
 impl Enrolment {
     /// The service over this store and these issuers.
-    pub fn new(store: Store, issuers: Arc<Issuers>, terms: Terms, on_enrolled: OnEnrolled) -> Self {
+    pub fn new(store: Store, issuers: Arc<Issuers>, terms: Terms, stats: Arc<Stats>, on_enrolled: OnEnrolled) -> Self {
         let limiter = Limiter::new(terms.rate);
-        Self { store, issuers, terms, limiter, on_enrolled }
+        Self { store, issuers, terms, limiter, stats, on_enrolled }
     }
 
     /// The service with its limits.
@@ -67,6 +69,7 @@ impl Enrolment {
         if self.limiter.allows(peer.ip(), tokio::time::Instant::now()) {
             Ok(peer)
         } else {
+            self.stats.limits.add(Limit::EnrolmentRate);
             tracing::warn!(address = %peer.ip(), "too many enrolment requests");
             Err(Status::resource_exhausted("too many requests from this address: try again in a few seconds"))
         }
@@ -101,16 +104,7 @@ impl Enrolment {
             }
         };
         tracing::info!(host = %name, agent = %id, address = %caller.ip(), "agent enrolled");
-        (self.on_enrolled)(AgentRecord {
-            id,
-            name: name.clone(),
-            labels: enrolled.labels,
-            facts: None,
-            facts_digest: None,
-            enrolled_at: now,
-            revoked_at: None,
-            last_seen: None,
-        });
+        (self.on_enrolled)(AgentRecord::enrolled(id, name.clone(), enrolled.labels, now));
         let identity = wire::AgentIdentity {
             cluster: self.issuers.cluster().as_bytes().to_vec().into(),
             agent: id.as_bytes().to_vec().into(),

@@ -5,6 +5,7 @@
 //! anything else sees it; what is behind the doors is put together in one place, [`server`].
 
 pub mod agents;
+pub mod check;
 pub mod clock;
 pub mod engine;
 pub mod enrol;
@@ -16,10 +17,12 @@ pub mod listen;
 pub mod operator_code;
 pub mod operators;
 mod reply;
+mod retention;
 pub mod roster;
 pub mod server;
 pub mod sessions;
 pub mod settings;
+pub mod stats;
 pub mod telemetry;
 
 pub use server::Server;

@@ -5,9 +5,11 @@
 //! ```
 //!
 //! tonic's own accept loop has no deadline, no bound and spins when descriptors run out, so it never sees a socket:
-//! it is handed [`Connection`]s that are through TLS and have said their first byte of HTTP/2. Behind this module
-//! there are no certificates, only a [`PeerInfo`] in the extensions of each request.
+//! it is handed [`Connection`]s that are through TLS and have said the preface of HTTP/2, for which nobody behind it
+//! waits with a limit. Behind this module there are no certificates, only a [`PeerInfo`] in the extensions of each request.
 
+use crate::clock;
+use crate::limiter::{Limiter, Rate};
 use arc_swap::ArcSwap;
 use muster_proto::id::{AgentId, ClusterId};
 use muster_proto::name::{OperatorName, Peer, PeerName};
@@ -19,10 +21,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
@@ -38,6 +40,14 @@ const BACKLOG: u32 = 4_096;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Descriptors that no connection takes: for the store, output files and blobs.
+const DESCRIPTORS_RESERVED: usize = 64;
+/// Operators, and machines that enrol: nobody has more of them at a time.
+const FEW_CONNECTIONS: usize = 1_024;
+
+/// How every connection of HTTP/2 begins (RFC 9113, 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// For a peer that is turned away to read why.
 const LEAVE_MAX: Duration = Duration::from_secs(1);
@@ -104,13 +114,26 @@ pub struct Limits {
     pub connections: usize,
     /// Handshakes under way.
     pub handshakes: usize,
-    /// From accept(2) to the first byte of HTTP/2.
+    /// From accept(2) to the preface of HTTP/2.
     pub handshake: Duration,
+    /// Connections of one source address; none for as many as it likes. Loopback is never limited.
+    pub rate: Option<Rate>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 50_000, handshakes: 256, handshake: Duration::from_secs(5) }
+        Self { connections: 50_000, handshakes: 256, handshake: Duration::from_secs(5), rate: None }
+    }
+}
+
+impl Limits {
+    /// What so many descriptors suffice for: the bounds of a listener for the fleet, and of one for few others. Some
+    /// descriptors stay free, so that the controller can open its own files however many want to come in.
+    pub fn within(self, descriptors: u64) -> [Self; 2] {
+        let free = usize::try_from(descriptors).unwrap_or(usize::MAX).saturating_sub(DESCRIPTORS_RESERVED);
+        let few = self.connections.min(FEW_CONNECTIONS).min(free / 8).max(1);
+        let many = self.connections.min(free.saturating_sub(2 * few)).max(1);
+        [many, few].map(|connections| Self { connections, ..self })
     }
 }
 
@@ -121,6 +144,7 @@ pub struct Gate {
     limits: Limits,
     tls: ArcSwap<ServerConfig>,
     connections: Arc<Semaphore>,
+    limiter: Option<Limiter>,
     stats: ListenStats,
 }
 
@@ -129,7 +153,8 @@ impl Gate {
     pub fn new(role: Role, cluster: ClusterId, identity: Identity, limits: Limits) -> Result<Arc<Self>, TlsError> {
         let tls = ArcSwap::from_pointee(tls::server_config(identity, role.issuer())?);
         let connections = Arc::new(Semaphore::new(limits.connections));
-        Ok(Arc::new(Self { role, cluster, limits, tls, connections, stats: ListenStats::default() }))
+        let limiter = limits.rate.map(Limiter::new);
+        Ok(Arc::new(Self { role, cluster, limits, tls, connections, limiter, stats: ListenStats::default() }))
     }
 
     /// Shows another identity from the next connection on.
@@ -149,9 +174,11 @@ impl Gate {
         let mut stream = handshake.await.map_err(|(error, stream)| Turned::Tls { error, stream })?;
         let chain = stream.get_ref().1.peer_certificates();
         let info = self.identify(chain.and_then(<[_]>::first), address)?;
-        match stream.fill_buf().await {
-            Ok(first) if !first.is_empty() => Ok((stream, info)),
-            Ok(_) => Err(Turned::Silent),
+        let mut preface = [0; PREFACE.len()];
+        match stream.read_exact(&mut preface).await {
+            Ok(_) if preface == *PREFACE => Ok((stream, info)),
+            Ok(_) => Err(Turned::Foreign),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Turned::Silent),
             Err(error) => Err(Turned::Lost(error)),
         }
     }
@@ -159,7 +186,7 @@ impl Gate {
     fn identify(&self, certificate: Option<&Certificate<'_>>, address: SocketAddr) -> Result<PeerInfo, Turned> {
         let Some(certificate) = certificate else {
             return match self.role {
-                Role::Anybody => Ok(PeerInfo { name: None, address, not_after: None, key: None }),
+                Role::Anybody => Ok(PeerInfo::stranger(address)),
                 Role::Agents(_) | Role::Operators(_) => Err(Turned::Stranger),
             };
         };
@@ -170,7 +197,7 @@ impl Gate {
         let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|_| Turned::Stranger)?;
         let not_after = Timestamp::from_millis(parsed.validity().not_after.timestamp().saturating_mul(1000));
         let key = Sha256::digest(parsed.subject_pki.raw).into();
-        Ok(PeerInfo { name: Some(name), address, not_after: Some(not_after), key: Some(key) })
+        Ok(PeerInfo { name: Some(name), not_after: Some(not_after), key: Some(key), ..PeerInfo::stranger(address) })
     }
 }
 
@@ -185,10 +212,14 @@ enum Turned {
     Stranger,
     #[error("it left without a word")]
     Silent,
+    #[error("it does not speak HTTP/2")]
+    Foreign,
     #[error("it took too long")]
     Late,
     #[error("there are too many connections")]
     Full,
+    #[error("its address connects too often")]
+    Often,
 }
 
 /// Counts since the start.
@@ -196,7 +227,7 @@ enum Turned {
 pub struct ListenStats {
     /// Came through.
     pub admitted: AtomicU64,
-    /// The handshake failed: no certificate of ours, an expired one, or not TLS 1.3 at all.
+    /// The handshake failed: no certificate of ours, an expired one, not TLS 1.3 at all, or no HTTP/2 in it.
     pub failed: AtomicU64,
     /// A good certificate of another role or cluster.
     pub strangers: AtomicU64,
@@ -204,6 +235,8 @@ pub struct ListenStats {
     pub silent: AtomicU64,
     /// Over the bound on connections.
     pub full: AtomicU64,
+    /// Over the rate of one source address.
+    pub often: AtomicU64,
     /// accept(2) failed, as when descriptors run out.
     pub accept_errors: AtomicU64,
 }
@@ -211,17 +244,18 @@ pub struct ListenStats {
 impl ListenStats {
     fn count(&self, turned: &Turned) {
         let counter = match turned {
-            Turned::Tls { .. } | Turned::Lost(_) => &self.failed,
+            Turned::Tls { .. } | Turned::Lost(_) | Turned::Foreign => &self.failed,
             Turned::Stranger => &self.strangers,
             Turned::Silent | Turned::Late => &self.silent,
             Turned::Full => &self.full,
+            Turned::Often => &self.often,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// All that did not get through.
     pub fn rejected(&self) -> u64 {
-        [&self.failed, &self.strangers, &self.silent, &self.full]
+        [&self.failed, &self.strangers, &self.silent, &self.full, &self.often]
             .map(|count| count.load(Ordering::Relaxed))
             .iter()
             .sum()
@@ -239,9 +273,16 @@ pub struct PeerInfo {
     pub not_after: Option<Timestamp>,
     /// SHA-256 of the key, SubjectPublicKeyInfo in DER: the same as at enrolment or login.
     pub key: Option<[u8; 32]>,
+    /// When bytes last arrived.
+    pub heard: Heard,
 }
 
 impl PeerInfo {
+    /// Somebody without a certificate, heard just now.
+    pub fn stranger(address: SocketAddr) -> Self {
+        Self { name: None, address, not_after: None, key: None, heard: Heard::default() }
+    }
+
     /// The agent, on the agents' listener.
     pub fn agent(&self) -> Option<AgentId> {
         match self.name.as_ref()?.peer {
@@ -264,9 +305,33 @@ impl PeerInfo {
     }
 }
 
+/// When bytes last arrived on a connection, whatever they were: answers to keepalives tell that a peer is there. Clones
+/// share it.
+#[derive(Debug, Clone)]
+pub struct Heard(Arc<AtomicI64>);
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self(Arc::new(AtomicI64::new(clock::now().as_millis())))
+    }
+}
+
+impl Heard {
+    fn now(&self) {
+        self.0.store(clock::now().as_millis(), Ordering::Relaxed);
+    }
+
+    /// The moment.
+    pub fn at(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
 /// A connection that is through the gate; it counts until it is dropped.
 pub struct Connection {
     stream: TlsStream<TcpStream>,
+    /// What is left of [`PREFACE`], which the gate has read, for those behind it to read.
+    preface: &'static [u8],
     info: PeerInfo,
     _place: OwnedSemaphorePermit,
 }
@@ -281,7 +346,18 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        if !self.preface.is_empty() {
+            let (now, later) = self.preface.split_at(self.preface.len().min(buf.remaining()));
+            buf.put_slice(now);
+            self.preface = later;
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.info.heard.now();
+        }
+        read
     }
 }
 
@@ -370,12 +446,16 @@ fn next_pause(last: Option<Duration>) -> Duration {
 async fn admit(gate: &Gate, stream: TcpStream, address: SocketAddr, passed: mpsc::Sender<io::Result<Connection>>) {
     let deadline = Instant::now() + gate.limits.handshake;
     let greeted = async {
+        let source = address.ip().to_canonical();
+        if gate.limiter.as_ref().is_some_and(|limiter| !limiter.allows(source, Instant::now())) {
+            return Err(Turned::Often);
+        }
         let place = Arc::clone(&gate.connections).try_acquire_owned().map_err(|_| Turned::Full)?;
         // Answers are small and one at a time; only a socket that is already dead refuses this.
         let _ = stream.set_nodelay(true);
         let greeted = tokio::time::timeout_at(deadline, gate.greet(stream, address)).await;
         let (stream, info) = greeted.unwrap_or(Err(Turned::Late))?;
-        Ok(Connection { stream, info, _place: place })
+        Ok(Connection { stream, preface: PREFACE, info, _place: place })
     };
     match greeted.await {
         Ok(connection) => {

@@ -1,9 +1,12 @@
-//! `muster-controller`: makes a cluster (`init`), serves one (`serve`), lets an operator in again (`operator-code`).
+//! `muster-controller`: makes a cluster (`init`), serves one (`serve`), lets an operator in again (`operator-code`),
+//! verifies the store (`check`).
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use muster_controller::Server;
 use muster_controller::init::Init;
+use muster_controller::limiter::Rate;
+use muster_controller::listen::Limits;
 use muster_controller::operator_code::{CODE_TTL, OperatorCode};
 use muster_controller::settings::{self, AGENTS_PORT, ENROLMENT_PORT, OPERATORS_PORT, Settings, StateDir};
 use muster_controller::telemetry::{self, LogFormat};
@@ -36,6 +39,8 @@ enum Command {
     Serve(ServeArgs),
     /// Print a one-use code for `muster login`, when no operator can make one; the controller must be stopped
     OperatorCode(OperatorCodeArgs),
+    /// Verify everything in the store, a line for each thing that is wrong; the controller must be stopped
+    Check(CheckArgs),
 }
 
 #[derive(Args)]
@@ -71,12 +76,18 @@ struct ServeArgs {
     /// Listener for enrolment and login [default: 0.0.0.0:7445]
     #[arg(long, value_name = "ADDRESS", value_parser = listener)]
     enrolment: Option<SocketAddr>,
-    /// How long a new agent's certificate counts; agents do not renew theirs yet
-    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = validity)]
+    /// How long an agent's certificate counts; agents renew theirs at half of it
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = validity)]
     agent_validity: Duration,
     /// How long a new operator's certificate counts
     #[arg(long, value_name = "TIME", default_value = "90d", value_parser = validity)]
     operator_validity: Duration,
+    /// Done jobs to keep: a time, a number as 10000jobs, a size as 50GiB, or several of them; all keeps everything [default: 30d]
+    #[arg(long, value_name = "KEEP,...", value_delimiter = ',')]
+    keep: Vec<settings::Keep>,
+    /// Connections a second from one address, to each listener; loopback is never limited [default: no limit]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    connection_rate: Option<u32>,
     /// Form of log lines
     #[arg(long, value_name = "FORM", default_value = "text")]
     log_format: LogFormat,
@@ -101,14 +112,23 @@ struct OperatorCodeArgs {
     address: String,
 }
 
+#[derive(Args)]
+struct CheckArgs {
+    /// Directory that `init` has made [default: /var/lib/muster for root, else ~/.local/state/muster]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
+    let done = |()| ExitCode::SUCCESS;
     let result = match Cli::parse().command {
-        Command::Init(args) => init(args),
-        Command::Serve(args) => serve(args),
-        Command::OperatorCode(args) => operator_code(args),
+        Command::Init(args) => init(args).map(done),
+        Command::Serve(args) => serve(args).map(done),
+        Command::OperatorCode(args) => operator_code(args).map(done),
+        Command::Check(args) => check(args),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             // Standard error may be closed; the status says it as well.
             let _ = writeln!(std::io::stderr(), "muster-controller: {error:#}");
@@ -147,6 +167,16 @@ async fn operator_code(args: OperatorCodeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+#[tokio::main(flavor = "current_thread")]
+async fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
+    let report = muster_controller::check::run(&state_dir(args.state)?).await?;
+    let mut out = std::io::stdout().lock();
+    for line in muster_controller::check::lines(&report) {
+        writeln!(out, "{line}").context("cannot write what was found")?;
+    }
+    Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 #[tokio::main]
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     telemetry::install(args.log_format, &args.log)?;
@@ -178,6 +208,11 @@ fn settings_of(args: ServeArgs) -> anyhow::Result<Settings> {
         enrolment: args.enrolment.unwrap_or(defaults.enrolment),
         agent_validity: args.agent_validity,
         operator_validity: args.operator_validity,
+        limits: Limits {
+            rate: args.connection_rate.map(|per_second| Rate { per_second, burst: per_second.saturating_mul(5) }),
+            ..defaults.limits
+        },
+        keep: settings::retention(&args.keep).map_err(anyhow::Error::msg)?,
         ..defaults
     })
 }

@@ -3,18 +3,23 @@
 //! Who calls is known from the certificate and checked against the store at every call, so that a disabled operator
 //! is out at once. Everything an operator may do to what is in here is listed in this one file.
 
+mod audit;
+mod find;
 mod fleet;
 mod follow;
 mod jobs;
 mod people;
+mod status;
+mod why;
 
 use crate::clock;
 use crate::engine::Engine;
 use crate::issuers::Issuers;
-use crate::listen::PeerInfo;
+use crate::listen::{Gate, PeerInfo};
 use crate::reply::Reply as _;
 use crate::roster::Roster;
 use crate::sessions::Sessions;
+use crate::stats::Limit;
 use muster_proto::limits;
 use muster_proto::name::OperatorName;
 use muster_proto::seal::{OperatorTrust, SealError};
@@ -35,6 +40,8 @@ pub struct OperatorDoor {
     store: Store,
     issuers: Arc<Issuers>,
     trust: OperatorTrust,
+    /// Every listener, for what it has counted.
+    listeners: Arc<[(&'static str, Arc<Gate>)]>,
     /// Port of the enrolment listener, for login codes.
     enrolment_port: u16,
     stop: CancellationToken,
@@ -48,13 +55,14 @@ impl OperatorDoor {
         engine: Engine,
         sessions: Sessions,
         roster: Roster,
-        store: Store,
         issuers: Arc<Issuers>,
+        listeners: Arc<[(&'static str, Arc<Gate>)]>,
         enrolment_port: u16,
         stop: CancellationToken,
     ) -> Result<Self, SealError> {
         let trust = OperatorTrust::new(issuers.cluster(), issuers.operator_ca().clone())?;
-        Ok(Self { engine, sessions, roster, store, issuers, trust, enrolment_port, stop, streams: Arc::default() })
+        let (store, streams) = (engine.store().clone(), Arc::default());
+        Ok(Self { engine, sessions, roster, store, issuers, trust, listeners, enrolment_port, stop, streams })
     }
 
     /// The service with its limits, and beside it gRPC health and reflection: on no other listener.
@@ -71,6 +79,9 @@ impl OperatorDoor {
 
     /// Who calls. The certificate was verified at the handshake; whether it still counts, clock and store say.
     async fn caller<T>(&self, request: &Request<T>) -> Result<OperatorName, Status> {
+        if self.stop.is_cancelled() {
+            return Err(Status::unavailable("the controller is stopping: ask again once it is back"));
+        }
         let peer = request.extensions().get::<PeerInfo>();
         let name = peer.and_then(PeerInfo::operator).ok_or_else(|| Status::unauthenticated("no operator"))?;
         if peer.and_then(|peer| peer.not_after).is_some_and(|end| end <= clock::now()) {
@@ -121,6 +132,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl wire::operator_server::Operator for OperatorDoor {
     type FollowStream = follow::Events;
+    type ReadAuditStream = audit::Records;
 
     async fn who_am_i(&self, request: Request<wire::WhoAmIRequest>) -> Answer<wire::WhoAmIReply> {
         let operator = self.caller(&request).await?;
@@ -134,7 +146,8 @@ impl wire::operator_server::Operator for OperatorDoor {
 
     async fn submit(&self, request: Request<Streaming<wire::SubmitPart>>) -> Answer<wire::SubmitReply> {
         let operator = self.caller(&request).await?;
-        jobs::submit(self, &operator, request.into_inner()).await.map(Response::new)
+        let submitted = jobs::submit(self, &operator, request.into_inner()).await;
+        submitted.inspect_err(|_| self.engine.stats().limits.add(Limit::Submission)).map(Response::new)
     }
 
     async fn follow(&self, request: Request<wire::FollowRequest>) -> Answer<Self::FollowStream> {
@@ -176,6 +189,11 @@ impl wire::operator_server::Operator for OperatorDoor {
         fleet::revoke(self, &operator, request.into_inner()).await.map(Response::new)
     }
 
+    async fn resolve_agent(&self, request: Request<wire::ResolveAgentRequest>) -> Answer<wire::ResolveAgentReply> {
+        let operator = self.caller(&request).await?;
+        fleet::resolve(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
     async fn list_pending(&self, request: Request<wire::ListPendingRequest>) -> Answer<wire::ListPendingReply> {
         self.caller(&request).await?;
         fleet::pending(self).await.map(Response::new)
@@ -207,5 +225,28 @@ impl wire::operator_server::Operator for OperatorDoor {
     ) -> Answer<wire::DisableOperatorReply> {
         let operator = self.caller(&request).await?;
         people::disable_operator(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn find_job(&self, request: Request<wire::FindJobRequest>) -> Answer<wire::FindJobReply> {
+        let operator = self.caller(&request).await?;
+        find::find(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn why(&self, request: Request<wire::WhyRequest>) -> Answer<wire::WhyReply> {
+        self.caller(&request).await?;
+        why::why(self, request.into_inner()).await.map(|why| Response::new(why.into()))
+    }
+
+    async fn status(&self, request: Request<wire::StatusRequest>) -> Answer<wire::StatusReply> {
+        self.caller(&request).await?;
+        status::status(self).await.map(|status| Response::new(status.into()))
+    }
+
+    async fn read_audit(&self, request: Request<wire::ReadAuditRequest>) -> Answer<Self::ReadAuditStream> {
+        let operator = self.caller(&request).await?;
+        let stop = self.stream_of(&operator);
+        // As for `follow`.
+        self.caller(&request).await?;
+        Ok(Response::new(audit::read(self, stop, request.into_inner())))
     }
 }

@@ -9,7 +9,8 @@ use muster_core::target::SelectionError;
 use muster_proto::seal::SealError;
 use muster_proto::wire::WireError;
 use muster_store::{
-    AcceptError, AgentError, ApproveError, BlobError, EnrolError, LoginError, OperatorError, PendingError, StoreError,
+    AcceptError, AgentError, ApproveError, BlobError, EnrolError, LoginError, OperatorError, PendingError,
+    ResolveError, StoreError,
 };
 use tonic::{Code, Status};
 use tracing::error;
@@ -64,7 +65,7 @@ impl Reply for EngineError {
     fn reply(self) -> Status {
         match self {
             Self::NoSuchJob(_) => Status::not_found(self.to_string()),
-            Self::Stopped(_) => Status::unavailable(self.to_string()),
+            Self::Stopped(_) | Self::Waiting(_) => Status::unavailable(self.to_string()),
             Self::Store(error) => error.reply(),
         }
     }
@@ -74,6 +75,7 @@ impl Reply for AcceptError {
     fn reply(self) -> Status {
         match self {
             Self::Duplicate => Status::already_exists(self.to_string()),
+            Self::BlobGone => Status::failed_precondition(self.to_string()),
             Self::Store(error) => error.reply(),
         }
     }
@@ -93,6 +95,16 @@ impl Reply for AgentError {
     fn reply(self) -> Status {
         match self {
             Self::Unknown(_) => Status::not_found(self.to_string()),
+            Self::Store(error) => error.reply(),
+        }
+    }
+}
+
+impl Reply for ResolveError {
+    fn reply(self) -> Status {
+        match self {
+            Self::Unknown(_) => Status::not_found(self.to_string()),
+            Self::NotQuarantined(_) | Self::Foreign => Status::failed_precondition(self.to_string()),
             Self::Store(error) => error.reply(),
         }
     }

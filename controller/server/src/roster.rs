@@ -4,7 +4,7 @@ use crate::sessions::Sessions;
 use bytes::Bytes;
 use muster_core::fleet::{Fleet, Member};
 use muster_core::target::{Selection, SelectionError};
-use muster_proto::fleet::{AgentInfo, Facts, Labels};
+use muster_proto::fleet::{AgentInfo, ClockOffset, Facts, Labels, Party};
 use muster_proto::id::AgentId;
 use muster_proto::job::Target;
 use muster_proto::name::HostName;
@@ -27,6 +27,8 @@ struct Inner {
     fleet: Fleet,
     /// All of them, revoked ones too.
     records: HashMap<AgentId, AgentRecord>,
+    /// The clock of each against ours, as it last said hello.
+    clocks: HashMap<AgentId, ClockOffset>,
 }
 
 impl Roster {
@@ -34,6 +36,10 @@ impl Roster {
     pub async fn load(store: &Store, sessions: Sessions) -> Result<Self, StoreError> {
         let roster = Self { sessions, inner: Arc::default() };
         for record in store.agents().await? {
+            if let Some(quarantine) = &record.quarantine {
+                let refused = crate::agents::refused_as_copy(&record.name, quarantine);
+                roster.sessions.quarantine(record.id, quarantine.clone(), &refused);
+            }
             roster.add(record);
         }
         Ok(roster)
@@ -86,10 +92,26 @@ impl Roster {
         }
     }
 
+    /// The agent has a session, from this machine.
+    pub fn came(&self, agent: AgentId, party: Party, clock: ClockOffset) {
+        let mut inner = self.write();
+        inner.clocks.insert(agent, clock);
+        if let Some(record) = inner.records.get_mut(&agent) {
+            (record.last_seen, record.party) = (Some(party.seen_at), Some(party));
+        }
+    }
+
     /// The agent had a session until now.
     pub fn left(&self, agent: AgentId, at: Timestamp) {
         if let Some(record) = self.write().records.get_mut(&agent) {
             record.last_seen = Some(at);
+        }
+    }
+
+    /// The agent got a certificate for a new key.
+    pub fn renewed(&self, agent: AgentId, at: Timestamp) {
+        if let Some(record) = self.write().records.get_mut(&agent) {
+            record.renewed_at = Some(at);
         }
     }
 
@@ -135,9 +157,14 @@ impl Roster {
         self.read().records.get(&agent).map(|record| record.labels.clone()).unwrap_or_default()
     }
 
+    /// What is stored of an agent, and what changed since the controller began.
+    pub fn record(&self, agent: AgentId) -> Option<AgentRecord> {
+        self.read().records.get(&agent).cloned()
+    }
+
     /// An agent with its connection; `None` for an unknown one.
     pub fn info(&self, agent: AgentId) -> Option<AgentInfo> {
-        let session = self.sessions.get(agent);
+        let (session, quarantine) = (self.sessions.get(agent), self.sessions.quarantined(agent));
         let inner = self.read();
         let record = inner.records.get(&agent)?;
         Some(AgentInfo {
@@ -145,11 +172,14 @@ impl Roster {
             name: record.name.clone(),
             connected: session.is_some(),
             since: session.as_ref().map(|session| session.since).or(record.last_seen),
-            address: session.map(|session| session.address.to_string()),
+            address: session.as_ref().map(|session| session.address.to_string()),
             labels: record.labels.clone(),
             facts: record.facts.clone(),
             enrolled_at: record.enrolled_at,
             revoked_at: record.revoked_at,
+            clock: inner.clocks.get(&agent).copied(),
+            quarantine,
+            heard_at: session.map(|session| session.heard_at()),
         })
     }
 }

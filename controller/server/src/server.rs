@@ -8,15 +8,18 @@ use crate::files::Staged;
 use crate::issuers::{IssueError, Issuers, IssuersError, Validity};
 use crate::listen::{Gate, Listener, Role};
 use crate::operators::OperatorDoor;
+use crate::retention;
 use crate::roster::Roster;
 use crate::sessions::Sessions;
 use crate::settings::{Settings, StateDir};
+use crate::stats::Stats;
 use muster_proto::context::Addresses;
 use muster_proto::id::ClusterId;
 use muster_proto::limits;
 use muster_proto::seal::SealError;
 use muster_proto::tls::TlsError;
 use muster_store::{OpenError, Store, StoreError};
+use rustix::process::{Resource, getrlimit};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::net::SocketAddr;
@@ -33,12 +36,16 @@ use tonic::service::Routes;
 const HEADER_LIST_BYTES: u32 = 8 << 10;
 /// A peer has one stream for its session and a few calls beside it.
 const STREAMS_MAX: u32 = 8;
+/// Streams that a peer opens and resets before we have looked at them; then its connection ends.
+const PENDING_RESETS_MAX: usize = 20;
+/// Streams that we had to reset for a peer's errors; then its connection ends.
+const ERROR_RESETS_MAX: usize = 64;
 /// With this window an agent's output is limited by the network, not by round trips.
 const WINDOW_BYTES: u32 = 1 << 20;
-/// Agents that are asked to come back do so over this long.
-const DRAIN_SPREAD: Duration = Duration::from_secs(5);
-/// Time for that message to leave before the streams are closed.
-const DRAIN_NOTICE: Duration = Duration::from_millis(100);
+/// So many agents a second come back after a stop: a handshake costs a few milliseconds of CPU on both sides.
+const RETURNS_PER_SECOND: u32 = 200;
+/// Agents come back over at least and at most this long.
+const DRAIN_SPREAD: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 /// How often our certificates are looked at, and what was turned away is logged.
 const UPKEEP: Duration = Duration::from_mins(1);
 
@@ -53,6 +60,7 @@ pub struct Server {
     sessions: Sessions,
     roster: Roster,
     engine: Engine,
+    stats: Arc<Stats>,
     doors: Vec<Door>,
     addresses: Addresses,
     /// Held as long as the state directory is ours.
@@ -80,8 +88,10 @@ impl Server {
         let valid = Validity { from: clock::now(), span: settings.controller_validity };
         let mut doors = Vec::with_capacity(roles.len());
         let mut bound = Vec::with_capacity(roles.len());
-        for (name, address, role) in roles {
-            let gate = Gate::new(role, cluster, issuers.issue_controller(valid)?, settings.limits)?;
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let [many, few] = settings.limits.within(descriptors);
+        for ((name, address, role), limits) in roles.into_iter().zip([many, few, few]) {
+            let gate = Gate::new(role, cluster, issuers.issue_controller(valid)?, limits)?;
             let failed = |source| BuildError::Bind { name, address, source };
             let listener = Listener::bind(address).map_err(failed)?;
             bound.push(listener.local_addr().map_err(failed)?);
@@ -92,9 +102,10 @@ impl Server {
         let sessions = Sessions::default();
         let roster = Roster::load(&store, sessions.clone()).await?;
         // Jobs that go on are there before the first agent comes back.
-        let engine = Engine::start(store.clone(), sessions.clone()).await?;
+        let stats = Arc::new(Stats::default());
+        let engine = Engine::start(store.clone(), sessions.clone(), Arc::clone(&stats)).await?;
         write_addresses(&state.addresses(), &addresses)?;
-        Ok(Self { settings, store, issuers, sessions, roster, engine, doors, addresses, lock })
+        Ok(Self { settings, store, issuers, sessions, roster, engine, stats, doors, addresses, lock })
     }
 
     /// Where it listens.
@@ -107,6 +118,8 @@ impl Server {
         let routes = self.services(&shutdown)?;
         let gates = self.doors.iter().map(|door| (door.name, Arc::clone(&door.gate))).collect();
         let upkeep = tokio::spawn(upkeep(Arc::clone(&self.issuers), gates, self.settings.controller_validity));
+        let state = self.settings.state.path().to_owned();
+        let keeping = tokio::spawn(retention::run(self.engine.clone(), self.settings.keep, state));
         let mut serving = JoinSet::new();
         for (Door { name, gate, listener }, routes) in self.doors.into_iter().zip(routes) {
             let incoming = listener.serve(gate, shutdown.clone());
@@ -120,15 +133,14 @@ impl Server {
         };
         shutdown.cancel();
         tracing::info!(agents = self.sessions.len(), "ending: agents are asked to come back later");
-        self.sessions.drain(DRAIN_SPREAD);
-        tokio::time::sleep(DRAIN_NOTICE).await;
-        self.sessions.close_all();
+        self.sessions.drain(spread(self.sessions.len()));
         let drained = async { while serving.join_next().await.is_some() {} };
         if tokio::time::timeout(self.settings.drain, drained).await.is_err() {
             tracing::warn!("some connections did not end in time");
         }
         self.engine.stop();
         upkeep.abort();
+        keeping.abort();
         self.store.close().await;
         // Whoever reads it would dial nobody. If it cannot be removed, the next start replaces it.
         let _ = fs::remove_file(self.settings.state.addresses());
@@ -138,14 +150,21 @@ impl Server {
 
     /// What is behind each door, in their order: agents, operators, enrolment.
     fn services(&self, stop: &CancellationToken) -> Result<[Routes; 3], RunError> {
-        let agents =
-            AgentDoor::new(self.engine.clone(), self.sessions.clone(), self.roster.clone(), self.store.clone());
+        let agents = AgentDoor {
+            engine: self.engine.clone(),
+            sessions: self.sessions.clone(),
+            roster: self.roster.clone(),
+            store: self.store.clone(),
+            issuers: Arc::clone(&self.issuers),
+            validity: self.settings.agent_validity,
+            stop: stop.clone(),
+        };
         let operators = OperatorDoor::new(
             self.engine.clone(),
             self.sessions.clone(),
             self.roster.clone(),
-            self.store.clone(),
             Arc::clone(&self.issuers),
+            self.doors.iter().map(|door| (door.name, Arc::clone(&door.gate))).collect(),
             self.addresses.enrolment.port(),
             stop.clone(),
         )?;
@@ -158,7 +177,8 @@ impl Server {
         };
         let roster = self.roster.clone();
         let on_enrolled: OnEnrolled = Arc::new(move |agent| roster.add(agent));
-        let enrolment = Enrolment::new(self.store.clone(), Arc::clone(&self.issuers), terms, on_enrolled);
+        let enrolment =
+            Enrolment::new(self.store.clone(), Arc::clone(&self.issuers), terms, Arc::clone(&self.stats), on_enrolled);
         let operators = operators.routes().map_err(|error| RunError::Reflection(error.to_string()))?;
         Ok([Routes::new(agents.service()), operators, Routes::new(enrolment.service())])
     }
@@ -170,12 +190,21 @@ fn http2(door: &str) -> tonic::transport::Server {
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(HEADER_LIST_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+        .http2_max_local_error_reset_streams(Some(ERROR_RESETS_MAX))
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES);
     match door {
         "enrolment" => server.max_connection_age(ENROLMENT_AGE_MAX).max_connection_age_grace(ENROLMENT_AGE_MAX),
         _ => server,
     }
+}
+
+/// How long so many agents take to come back.
+fn spread(agents: usize) -> Duration {
+    let [least, most] = DRAIN_SPREAD;
+    let agents = u32::try_from(agents).unwrap_or(u32::MAX);
+    (Duration::from_secs(1) * agents / RETURNS_PER_SECOND).clamp(least, most)
 }
 
 /// Renews our certificates at half of their life, and says what the gates have turned away.
@@ -208,6 +237,7 @@ async fn upkeep(issuers: Arc<Issuers>, gates: Vec<(&'static str, Arc<Gate>)>, sp
                     strangers = count(&stats.strangers),
                     silent = count(&stats.silent),
                     full = count(&stats.full),
+                    often = count(&stats.often),
                     accept_errors = count(&stats.accept_errors),
                     "connections turned away since the start"
                 );

@@ -1,10 +1,17 @@
-//! Who is connected: an agent's id leads to its one live session.
+//! Who is connected: an agent's id leads to its one live session, or to the reason why it may have none.
 //!
 //! A session has a bounded queue towards its agent. An agent that does not take what is queued for it delays only
 //! itself: when the queue is full the session is closed, and the agent resumes when it comes back.
 
+mod mailbox;
+
+pub use mailbox::Mailbox;
+
 use crate::clock;
+use crate::listen::PeerInfo;
+use crate::stats::Closed;
 use muster_proto::command::BlobRef;
+use muster_proto::fleet::{ClockOffset, Quarantine};
 use muster_proto::id::{AgentId, TaskId};
 use muster_proto::job::SignedJob;
 use muster_proto::link::ToAgent;
@@ -14,12 +21,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-
-/// Messages that may wait for one agent: those of its running and waiting tasks, with room.
-pub const QUEUE_LEN: usize = 4_096;
 
 /// Rises with each session of an agent; fences what an older one left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,105 +63,190 @@ pub struct Session {
     pub address: SocketAddr,
     /// Since when.
     pub since: Timestamp,
-    queue: mpsc::Sender<Outgoing>,
-    close: CancellationToken,
+    /// When its certificate ends, and the session with it.
+    pub not_after: Option<Timestamp>,
+    /// The agent's clock against ours as the session began.
+    pub clock: ClockOffset,
+    peer: PeerInfo,
+    mailbox: Arc<Mailbox>,
 }
 
 impl Session {
-    /// A session that begins now. Cancelling `close` ends it.
-    pub fn new(epoch: Epoch, address: SocketAddr, queue: mpsc::Sender<Outgoing>, close: CancellationToken) -> Self {
-        Self { epoch, address, since: clock::now(), queue, close }
+    /// A session that begins now.
+    pub fn new(epoch: Epoch, peer: PeerInfo, clock: ClockOffset, mailbox: Arc<Mailbox>) -> Self {
+        Self { epoch, address: peer.address, since: clock::now(), not_after: peer.not_after, clock, peer, mailbox }
     }
 
     /// Ends the stream; the agent may come back unless it was revoked.
-    pub fn close(&self) {
-        self.close.cancel();
+    pub fn close(&self, why: Closed) {
+        self.mailbox.end(why, None);
+    }
+
+    /// Ends the stream with a last message.
+    pub fn dismiss(&self, why: Closed, farewell: ToAgent) {
+        self.mailbox.end(why, Some(farewell));
     }
 
     /// Queues a message; a session whose queue is full is closed.
     pub fn send(&self, message: Outgoing) {
-        if self.queue.try_send(message).is_err() {
-            self.close.cancel();
-        }
+        self.mailbox.push(message);
+    }
+
+    /// When bytes last arrived on its connection.
+    pub fn heard_at(&self) -> Timestamp {
+        self.peer.heard.at()
     }
 }
 
-/// All live sessions.
+/// How an agent can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contact {
+    /// In this session.
+    Here(Epoch),
+    /// Not now.
+    Away,
+    /// Not before an operator has said which of two machines it is.
+    Quarantined,
+}
+
+impl Contact {
+    /// There is a session.
+    pub const fn is_here(self) -> bool {
+        matches!(self, Self::Here(_))
+    }
+}
+
+/// What became of a session that was to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// It is the agent's session.
+    Live,
+    /// A newer one is there: this one is over.
+    Older,
+    /// The agent is quarantined, since a moment ago.
+    Quarantined,
+}
+
+/// All live sessions, and all quarantines.
 #[derive(Debug, Clone, Default)]
-pub struct Sessions(Arc<Mutex<HashMap<AgentId, Session>>>);
+pub struct Sessions(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    live: HashMap<AgentId, Session>,
+    quarantines: HashMap<AgentId, Quarantine>,
+    /// The beginning of the last quarantine that was resolved: late news of it change nothing.
+    resolved: HashMap<AgentId, Timestamp>,
+}
 
 impl Sessions {
     // No code that can panic runs under the lock, so that a poisoned one holds a whole map.
-    fn map(&self) -> MutexGuard<'_, HashMap<AgentId, Session>> {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The agent's session from now on. An older one is closed: its connection is half open, or it is a copy. If a newer
-    /// one is there already, it is this one that is closed; false then.
-    pub fn begin(&self, agent: AgentId, session: Session) -> bool {
-        let mut map = self.map();
-        let newer = map.get(&agent).is_some_and(|held| held.epoch > session.epoch);
-        if newer {
-            session.close();
-        } else if let Some(older) = map.insert(agent, session) {
-            older.close();
+    /// The agent's session from now on. An older one is closed: its connection is half open, or its key was replaced.
+    pub fn begin(&self, agent: AgentId, session: Session) -> Begun {
+        let mut inner = self.inner();
+        if inner.quarantines.contains_key(&agent) {
+            return Begun::Quarantined;
         }
-        !newer
+        if inner.live.get(&agent).is_some_and(|held| held.epoch > session.epoch) {
+            session.close(Closed::Replaced);
+            return Begun::Older;
+        }
+        if let Some(older) = inner.live.insert(agent, session) {
+            older.close(Closed::Replaced);
+        }
+        Begun::Live
     }
 
     /// The session is over. Whether it still was the agent's own.
     pub fn end(&self, agent: AgentId, epoch: Epoch) -> bool {
-        let mut map = self.map();
-        let current = map.get(&agent).is_some_and(|session| session.epoch == epoch);
+        let mut inner = self.inner();
+        let current = inner.live.get(&agent).is_some_and(|session| session.epoch == epoch);
         if current {
-            map.remove(&agent);
+            inner.live.remove(&agent);
         }
         current
     }
 
-    /// The agent's session, if it has one.
-    pub fn get(&self, agent: AgentId) -> Option<Session> {
-        self.map().get(&agent).cloned()
+    /// What was said in a session cannot be true: if it is still the agent's own, it is over.
+    pub fn close(&self, agent: AgentId, epoch: Epoch) {
+        if let Some(session) = self.inner().live.get(&agent).filter(|session| session.epoch == epoch) {
+            session.close(Closed::Invalid);
+        }
     }
 
-    /// The epoch of each of these agents that is connected.
-    pub fn epochs(&self, agents: impl Iterator<Item = AgentId>) -> Vec<Option<Epoch>> {
-        let map = self.map();
-        agents.map(|agent| map.get(&agent).map(|session| session.epoch)).collect()
+    /// Two machines use the agent's identity: it has no session until [`Sessions::resolved`]. The live one is told why.
+    /// Whether this is news; false also where it was resolved meanwhile.
+    pub fn quarantine(&self, agent: AgentId, quarantine: Quarantine, farewell: &ToAgent) -> bool {
+        let mut inner = self.inner();
+        if inner.resolved.get(&agent).is_some_and(|since| *since >= quarantine.since) {
+            return false;
+        }
+        if let Some(session) = inner.live.get(&agent) {
+            session.dismiss(Closed::Quarantined, farewell.clone());
+        }
+        inner.quarantines.insert(agent, quarantine).is_none()
+    }
+
+    /// An operator has decided.
+    pub fn resolved(&self, agent: AgentId) {
+        let mut inner = self.inner();
+        if let Some(quarantine) = inner.quarantines.remove(&agent) {
+            inner.resolved.insert(agent, quarantine.since);
+        }
+    }
+
+    /// The agent's quarantine, if it is in one.
+    pub fn quarantined(&self, agent: AgentId) -> Option<Quarantine> {
+        self.inner().quarantines.get(&agent).cloned()
+    }
+
+    /// The agent's session, if it has one.
+    pub fn get(&self, agent: AgentId) -> Option<Session> {
+        self.inner().live.get(&agent).cloned()
+    }
+
+    /// How each of these agents can be reached.
+    pub fn contacts(&self, agents: impl Iterator<Item = AgentId>) -> Vec<Contact> {
+        let inner = self.inner();
+        let contact = |agent| match inner.live.get(&agent) {
+            _ if inner.quarantines.contains_key(&agent) => Contact::Quarantined,
+            Some(session) => Contact::Here(session.epoch),
+            None => Contact::Away,
+        };
+        agents.map(contact).collect()
     }
 
     /// Agents connected now.
     pub fn len(&self) -> usize {
-        self.map().len()
+        self.inner().live.len()
     }
 
     /// Nobody is connected.
     pub fn is_empty(&self) -> bool {
-        self.map().is_empty()
+        self.inner().live.is_empty()
     }
 
     /// Queues messages, each if the session it is meant for is still its agent's; a newer one is told when it begins. So an
     /// agent that is asked for an offer of an earlier session can answer for good that it never came.
     pub fn send(&self, messages: impl IntoIterator<Item = (AgentId, Epoch, Outgoing)>) {
-        let map = self.map();
+        let inner = self.inner();
         for (agent, epoch, message) in messages {
-            if let Some(session) = map.get(&agent).filter(|session| session.epoch == epoch) {
+            if let Some(session) = inner.live.get(&agent).filter(|session| session.epoch == epoch) {
                 session.send(message);
             }
         }
     }
 
-    /// Ends all streams.
-    pub fn close_all(&self) {
-        self.map().values().for_each(Session::close);
-    }
-
-    /// Asks every agent to come back after a time of its own within `spread`.
+    /// Ends all sessions, and asks every agent to come back after a time of its own within `spread`.
     pub fn drain(&self, spread: Duration) {
-        let map = self.map();
-        let count = u32::try_from(map.len()).unwrap_or(u32::MAX).max(1);
-        for (place, session) in (0_u32..).zip(map.values()) {
-            session.send(Outgoing::Message(ToAgent::Drain(spread / count * place)));
+        let inner = self.inner();
+        let count = u32::try_from(inner.live.len()).unwrap_or(u32::MAX).max(1);
+        for (place, session) in (0_u32..).zip(inner.live.values()) {
+            session.dismiss(Closed::Drained, ToAgent::Drain(spread * place / count));
         }
     }
 }
@@ -167,40 +254,85 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use muster_proto::fleet::Party;
+    use muster_proto::id::{BootId, StartId};
 
-    fn session(epoch: u64) -> (Session, CancellationToken) {
-        let (queue, _) = mpsc::channel(1);
-        let close = CancellationToken::new();
-        (Session::new(Epoch(epoch), ([127, 0, 0, 1], 1).into(), queue, close.clone()), close)
+    const AGENT: AgentId = AgentId::from_bytes([1; 16]);
+
+    fn session(epoch: u64) -> (Session, Arc<Mailbox>) {
+        let mailbox = Arc::new(Mailbox::default());
+        let peer = PeerInfo::stranger(([127, 0, 0, 1], 1).into());
+        (Session::new(Epoch(epoch), peer, ClockOffset(0), Arc::clone(&mailbox)), mailbox)
+    }
+
+    fn ended(mailbox: &Mailbox) -> Closed {
+        mailbox.end(Closed::Lost, None)
+    }
+
+    fn quarantine(since: i64) -> Quarantine {
+        let seen_at = Timestamp::from_millis(since);
+        let (boot, start) = (BootId::from_bytes([2; 16]), StartId::from_bytes([3; 16]));
+        let party = Party { address: "192.0.2.1:1".into(), machine: String::new(), boot, start, seen_at };
+        Quarantine { since: seen_at, parties: [party.clone(), party] }
     }
 
     #[test]
     fn the_newest_session_stays_in_whatever_order_they_begin() {
-        let agent = AgentId::from_bytes([1; 16]);
         let sessions = Sessions::default();
-        let ((old, old_close), (new, new_close), (late, late_close)) = (session(1), session(3), session(2));
-        assert!(sessions.begin(agent, old));
-        assert!(sessions.begin(agent, new));
-        assert!(!sessions.begin(agent, late), "a newer one is there");
-        assert!(old_close.is_cancelled() && late_close.is_cancelled() && !new_close.is_cancelled());
-        assert!(!sessions.end(agent, Epoch(1)), "it is no longer the agent's own");
-        assert!(sessions.end(agent, Epoch(3)));
+        let ((old, old_end), (new, new_end), (late, late_end)) = (session(1), session(3), session(2));
+        assert_eq!(sessions.begin(AGENT, old), Begun::Live);
+        assert_eq!(sessions.begin(AGENT, new), Begun::Live);
+        assert_eq!(sessions.begin(AGENT, late), Begun::Older);
+        assert_eq!([&old_end, &late_end].map(|end| ended(end)), [Closed::Replaced; 2]);
+        assert!(!sessions.end(AGENT, Epoch(1)), "it is no longer the agent's own");
+        assert!(sessions.end(AGENT, Epoch(3)));
+        assert_eq!(ended(&new_end), Closed::Lost, "nobody else had ended it");
     }
 
     #[test]
-    fn messages_are_for_the_session_they_were_made_for_and_a_full_queue_closes_it() {
-        let agent = AgentId::from_bytes([1; 16]);
+    fn messages_are_for_the_session_they_were_made_for() {
         let sessions = Sessions::default();
-        let (queue, mut waiting) = mpsc::channel(1);
-        let close = CancellationToken::new();
-        sessions.begin(agent, Session::new(Epoch(2), ([127, 0, 0, 1], 1).into(), queue, close.clone()));
-        let drain = || Outgoing::Message(ToAgent::Drain(Duration::ZERO));
-        sessions.send([(agent, Epoch(1), drain())]);
-        assert!(waiting.try_recv().is_err());
-        sessions.send([(agent, Epoch(2), drain())]);
-        assert!(!close.is_cancelled());
-        sessions.send([(agent, Epoch(2), drain())]);
-        assert!(close.is_cancelled(), "an agent that takes nothing delays only itself");
-        assert!(waiting.try_recv().is_ok());
+        let (session, mailbox) = session(2);
+        sessions.begin(AGENT, session);
+        mailbox.open(Vec::new());
+        let message = || Outgoing::Message(ToAgent::Drain(Duration::ZERO));
+        sessions.send([(AGENT, Epoch(1), message()), (AGENT, Epoch(2), message()), (AGENT, Epoch(2), message())]);
+        let mut take = Box::pin(mailbox.take());
+        let waker = std::task::Waker::noop();
+        let taken = take.as_mut().poll(&mut std::task::Context::from_waker(waker));
+        assert!(matches!(taken, std::task::Poll::Ready(all) if all.len() == 2));
+    }
+
+    #[test]
+    fn a_quarantined_agent_has_no_session_until_it_is_resolved() {
+        let sessions = Sessions::default();
+        let ((first, first_end), (second, _)) = (session(1), session(2));
+        sessions.begin(AGENT, first);
+        let words = ToAgent::Refused { reason: "two".into(), retry_after: Duration::ZERO };
+        assert!(sessions.quarantine(AGENT, quarantine(5), &words), "it is news");
+        assert_eq!((ended(&first_end), first_end.farewell()), (Closed::Quarantined, Some(words.clone())));
+        assert_eq!(sessions.begin(AGENT, second.clone()), Begun::Quarantined);
+        assert_eq!(sessions.contacts([AGENT].into_iter()), [Contact::Quarantined]);
+        assert!(!sessions.quarantine(AGENT, quarantine(5), &words));
+        sessions.resolved(AGENT);
+        assert!(!sessions.quarantine(AGENT, quarantine(5), &words), "news of before the decision");
+        assert_eq!(sessions.begin(AGENT, second), Begun::Live);
+        assert!(sessions.quarantine(AGENT, quarantine(6), &words), "another one");
+    }
+
+    #[test]
+    fn who_is_asked_to_come_back_does_so_spread_over_time() {
+        let sessions = Sessions::default();
+        let mailboxes: Vec<_> = (1..=4_u8)
+            .map(|number| {
+                let (session, mailbox) = session(1);
+                sessions.begin(AgentId::from_bytes([number; 16]), session);
+                mailbox
+            })
+            .collect();
+        sessions.drain(Duration::from_secs(8));
+        let mut times: Vec<_> = mailboxes.iter().filter_map(|mailbox| mailbox.farewell()).collect();
+        times.sort_by_key(|farewell| format!("{farewell:?}"));
+        assert_eq!(times, [0, 2, 4, 6].map(|second| ToAgent::Drain(Duration::from_secs(second))));
     }
 }

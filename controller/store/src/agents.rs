@@ -1,12 +1,13 @@
-//! Enrolled agents: what operators and they themselves say of them, and their sessions' epochs.
+//! Enrolled agents: what operators and they themselves say of them.
 //!
 //! An id is never used again. A name is borne by one agent at a time: revoking frees it.
 
-use crate::audit::{self, AuditEntry};
+use crate::audit;
 use crate::writer::{Change, database_errors};
 use crate::{Store, StoreError, record};
 use bytes::Bytes;
-use muster_proto::fleet::{Facts, Labels};
+use muster_proto::audit::AuditEntry;
+use muster_proto::fleet::{Facts, Labels, Party, Quarantine};
 use muster_proto::id::AgentId;
 use muster_proto::name::HostName;
 use muster_proto::time::Timestamp;
@@ -30,8 +31,33 @@ pub struct AgentRecord {
     pub enrolled_at: Timestamp,
     /// When it lost it.
     pub revoked_at: Option<Timestamp>,
+    /// When it last got a certificate for a new key; `None` since enrolment.
+    pub renewed_at: Option<Timestamp>,
     /// When it last opened a session.
     pub last_seen: Option<Timestamp>,
+    /// The machine that did.
+    pub party: Option<Party>,
+    /// Two machines use its identity.
+    pub quarantine: Option<Quarantine>,
+}
+
+impl AgentRecord {
+    /// An agent that was enrolled just now.
+    pub fn enrolled(id: AgentId, name: HostName, labels: Labels, at: Timestamp) -> Self {
+        Self {
+            id,
+            name,
+            labels,
+            facts: None,
+            facts_digest: None,
+            enrolled_at: at,
+            revoked_at: None,
+            renewed_at: None,
+            last_seen: None,
+            party: None,
+            quarantine: None,
+        }
+    }
 }
 
 /// Why nothing was changed for an agent.
@@ -50,7 +76,7 @@ database_errors!(AgentError);
 impl Store {
     /// All agents there ever were, revoked ones too, by name.
     pub async fn agents(&self) -> Result<Vec<AgentRecord>, StoreError> {
-        let sql = "SELECT id, name, labels, facts, facts_digest, enrolled_at, revoked_at, last_seen \
+        let sql = "SELECT id, name, labels, facts, facts_digest, enrolled_at, revoked_at, renewed_at, party, quarantine \
                    FROM agents ORDER BY name, enrolled_at";
         let rows = sqlx::query(sql).fetch_all(&self.inner.readers).await?;
         rows.iter().map(agent_of).collect()
@@ -69,11 +95,6 @@ impl Store {
     /// Keeps what an agent says of itself, with the digest that it gave.
     pub async fn set_facts(&self, id: AgentId, digest: Bytes, facts: Facts) -> Result<(), AgentError> {
         self.inner.writer.write(SetFacts { id, digest, facts }).await
-    }
-
-    /// The epoch of the agent's new session: higher than any before it, for ever.
-    pub async fn open_session(&self, id: AgentId, at: Timestamp) -> Result<u64, AgentError> {
-        self.inner.writer.write(OpenSession { id, at }).await
     }
 }
 
@@ -107,7 +128,7 @@ impl Change for Revoke {
     type Error = AgentError;
 
     async fn apply(&self, db: &mut SqliteConnection) -> Result<(), AgentError> {
-        let sql = "UPDATE agents SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL";
+        let sql = "UPDATE agents SET revoked_at = $1, quarantine = NULL WHERE id = $2 AND revoked_at IS NULL";
         let query = sqlx::query(sql).bind(self.at.as_millis()).bind(&self.id.as_bytes()[..]);
         update_one(db, query, self.id).await?;
         Ok(audit::write(db, &self.audit).await?)
@@ -131,26 +152,8 @@ impl Change for SetFacts {
     }
 }
 
-struct OpenSession {
-    id: AgentId,
-    at: Timestamp,
-}
-
-impl Change for OpenSession {
-    type Answer = u64;
-    type Error = AgentError;
-
-    async fn apply(&self, db: &mut SqliteConnection) -> Result<u64, AgentError> {
-        let sql = "UPDATE agents SET epoch = epoch + 1, last_seen = $1 WHERE id = $2 AND revoked_at IS NULL \
-                   RETURNING epoch";
-        let query = sqlx::query(sql).bind(self.at.as_millis()).bind(&self.id.as_bytes()[..]);
-        let row = query.fetch_optional(db).await?.ok_or(AgentError::Unknown(self.id))?;
-        let epoch = row.try_get::<i64, _>("epoch")?;
-        Ok(u64::try_from(epoch).map_err(|_| StoreError::Damaged(format!("agent {}", self.id)))?)
-    }
-}
-
-async fn update_one(
+/// Changes one agent's row.
+pub(crate) async fn update_one(
     db: &mut SqliteConnection,
     query: Query<'_, Sqlite, sqlx::sqlite::SqliteArguments>,
     id: AgentId,
@@ -165,10 +168,9 @@ fn agent_of(row: &SqliteRow) -> Result<AgentRecord, StoreError> {
     let name: &str = row.try_get("name")?;
     let damaged = || StoreError::Damaged(format!("agent {name}"));
     let time = |column| row.try_get::<Option<i64>, _>(column).map(|millis| millis.map(Timestamp::from_millis));
-    let facts = match row.try_get::<Option<&[u8]>, _>("facts")? {
-        Some(bytes) => Some(record::facts_of(bytes).ok_or_else(damaged)?),
-        None => None,
-    };
+    let facts = optional(row, "facts", record::facts_of, damaged)?;
+    let party = optional(row, "party", record::party_of, damaged)?;
+    let quarantine = optional(row, "quarantine", record::quarantine_of, damaged)?;
     Ok(AgentRecord {
         id: row.try_get::<&[u8], _>("id")?.try_into().map_err(|_| damaged())?,
         name: name.parse().map_err(|_| damaged())?,
@@ -177,6 +179,20 @@ fn agent_of(row: &SqliteRow) -> Result<AgentRecord, StoreError> {
         facts_digest: row.try_get::<Option<Vec<u8>>, _>("facts_digest")?.map(Bytes::from),
         enrolled_at: Timestamp::from_millis(row.try_get("enrolled_at")?),
         revoked_at: time("revoked_at")?,
-        last_seen: time("last_seen")?,
+        renewed_at: time("renewed_at")?,
+        last_seen: party.as_ref().map(|party| party.seen_at),
+        party,
+        quarantine: quarantine.map(|(quarantine, _)| quarantine),
     })
+}
+
+/// A record that may be there, in its column.
+pub(crate) fn optional<T>(
+    row: &SqliteRow,
+    column: &str,
+    read: fn(&[u8]) -> Option<T>,
+    damaged: impl Fn() -> StoreError,
+) -> Result<Option<T>, StoreError> {
+    let bytes = row.try_get::<Option<&[u8]>, _>(column)?;
+    bytes.map(|bytes| read(bytes).ok_or_else(damaged)).transpose()
 }

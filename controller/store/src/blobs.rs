@@ -2,6 +2,7 @@
 //!
 //! A blob appears under its name only once it is whole, verified and on disk, so whoever finds one may use it.
 
+use crate::retention::{FileInfo, list};
 use crate::{Store, StoreError};
 use muster_proto::command::BlobRef;
 use muster_proto::limits;
@@ -104,7 +105,13 @@ impl Blobs {
         Ok(Self { dir, begun: AtomicU64::new(0) })
     }
 
-    fn path(&self, digest: &[u8; 32]) -> PathBuf {
+    /// The blobs there are.
+    pub(crate) async fn list(&self) -> io::Result<Vec<([u8; 32], FileInfo)>> {
+        list(self.dir.clone(), digest_of).await
+    }
+
+    /// Where a blob with this digest is, or would be.
+    pub(crate) fn path(&self, digest: &[u8; 32]) -> PathBuf {
         self.dir.join(digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
     }
 
@@ -123,4 +130,16 @@ impl Blobs {
             finished: self.path(&expected.digest),
         })
     }
+}
+
+/// A digest in hex.
+fn digest_of(name: &str) -> Option<[u8; 32]> {
+    let mut digest = [0; 32];
+    if name.len() != 64 || !name.is_ascii() {
+        return None;
+    }
+    for (byte, place) in digest.iter_mut().zip(0..) {
+        *byte = u8::from_str_radix(name.get(2 * place..2 * place + 2)?, 16).ok()?;
+    }
+    Some(digest)
 }

@@ -3,9 +3,10 @@
 //! Using up a token or an approval and making the agent are one transaction: a token with one use makes one agent,
 //! whoever else tries at the same moment, and a refused enrolment uses nothing up.
 
-use crate::audit::{self, AuditEntry};
+use crate::audit;
 use crate::writer::{Change, database_errors};
 use crate::{Store, StoreError, record};
+use muster_proto::audit::AuditEntry;
 use muster_proto::fleet::{Labels, PendingAgent};
 use muster_proto::id::AgentId;
 use muster_proto::name::{HostName, OperatorName};
@@ -190,7 +191,7 @@ impl Change for NewAgent {
             }
         };
         let labels: Vec<u8> = labels.try_get("labels")?;
-        let sql = "INSERT INTO agents (id, name, key_fingerprint, labels, enrolled_at) VALUES ($1, $2, $3, $4, $5) \
+        let sql = "INSERT INTO agents (id, name, key, labels, enrolled_at) VALUES ($1, $2, $3, $4, $5) \
                    ON CONFLICT (name) WHERE revoked_at IS NULL DO NOTHING";
         let inserted = sqlx::query(sql)
             .bind(&self.id.as_bytes()[..])

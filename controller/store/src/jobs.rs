@@ -1,30 +1,26 @@
-//! Jobs with their frozen lists and their events.
-//!
-//! A job's task in the engine is its only writer and gives events their `seq`; the store holds it to that: events go
-//! on exactly where the job stands, or nothing is written.
+//! Jobs: what was signed, the frozen list, and where they stand. What happened in them is in [`crate::events`].
 
-use crate::audit::{self, AuditEntry};
-use crate::output::Packed;
-use crate::record::{self, Block, StoredEvent};
+use crate::audit;
+use crate::events::Entries;
+use crate::record;
 use crate::writer::{Change, database_errors};
 use crate::{Store, StoreError};
 use bytes::Bytes;
-use muster_proto::event::{Event, EventKind};
-use muster_proto::id::{JobId, TaskId};
+use muster_proto::audit::AuditEntry;
+use muster_proto::event::Event;
+use muster_proto::id::JobId;
 use muster_proto::job::{JobList, JobSpec, JobState, JobSummary, SignedJob, Target, TargetsDigest};
 use muster_proto::limits;
 use muster_proto::outcome::Counts;
 use muster_proto::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
-use std::fs::File;
-use std::io;
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// Blocks read at a time: most hold one small append, none much more than 256 KiB, so this bounds a reader's memory.
-const READ_BLOCKS: usize = 16;
-/// What an outline leaves out counts as well: this many bytes of output are 4,096 frames of the largest kind.
-const OUTLINE_BYTES: usize = 256 << 20;
+/// Jobs whose fixed part is kept in memory; a list of 10,000 targets takes about 1 MiB.
+const RECENT_LEN: usize = 16;
 
 /// A job to accept.
 #[derive(Debug, Clone)]
@@ -39,25 +35,6 @@ pub struct NewJob {
     pub events: Vec<Event>,
     /// Who submitted it.
     pub audit: AuditEntry,
-}
-
-/// What happened in a job, and where it stands thereby.
-#[derive(Debug, Clone)]
-pub struct Append {
-    /// The job.
-    pub job: JobId,
-    /// Consecutive, and the next after those stored. May be empty where only the state changes.
-    pub events: Vec<Event>,
-    /// Where the job stands after them.
-    pub state: JobState,
-    /// Terminal targets after them.
-    pub counts: Counts,
-    /// With [`JobState::Done`], and only then.
-    pub done_at: Option<Timestamp>,
-    /// Records of what people did, if it was people.
-    pub audit: Vec<AuditEntry>,
-    /// What became known of tasks that are terminal already.
-    pub late: Vec<LateEvidence>,
 }
 
 /// A job as it is stored.
@@ -75,23 +52,15 @@ pub struct StoredJob {
     pub last_seq: u64,
 }
 
-/// What became known of a task after its terminal state, which it cannot change. The first of a task is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LateEvidence {
-    /// The task.
-    pub task: TaskId,
-    /// One line.
-    pub text: String,
-    /// When the controller learnt of it.
-    pub at: Timestamp,
-}
-
 /// Why a job was not accepted.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AcceptError {
     /// A job with this id exists.
     #[error("a job with this id was submitted before: look at it with `muster job`, or sign a new one")]
     Duplicate,
+    /// What it needs besides was pruned, or never came.
+    #[error("stdin or script of this job is not on the controller any more: submit the job again")]
+    BlobGone,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -118,67 +87,32 @@ impl Store {
         if job.events.first().is_some_and(|event| event.seq != 1) {
             return Err(StoreError::Conflict(job.spec.job).into());
         }
-        self.inner.writer.write(Accept { job, entries }).await
+        let blobs = job.spec.command().blobs().map(|blob| (blob.digest, self.inner.blobs.path(&blob.digest)));
+        self.inner.writer.write(Accept { blobs: blobs.collect(), job, entries }).await
     }
 
-    /// Takes what happened next in a job. [`StoreError::Conflict`] if it does not continue where the job stands.
-    pub async fn append(&self, append: Append) -> Result<(), StoreError> {
-        let entries = self.entries(append.job, &append.events).await?;
-        self.inner.writer.write(Appending { append, entries }).await
-    }
-
-    /// Consecutive events after `after_seq`, in order: about `max_bytes` of them, at least one if there is any, none
-    /// at the end.
-    pub async fn events(&self, job: JobId, after_seq: u64, max_bytes: usize) -> Result<Vec<Event>, StoreError> {
-        let found = self.stored(job, after_seq, max_bytes).await?;
-        self.with_output(job, found).await
-    }
-
-    /// As [`Store::events`], with every piece of output left out and in its place how many bytes it has: all that a
-    /// job needs to be replayed, however much it wrote.
-    pub async fn outline(&self, job: JobId, after_seq: u64) -> Result<Vec<Event>, StoreError> {
-        let found = self.stored(job, after_seq, OUTLINE_BYTES).await?;
-        Ok(found.into_iter().map(StoredEvent::outline).collect())
-    }
-
-    async fn stored(&self, job: JobId, after_seq: u64, max_bytes: usize) -> Result<Vec<StoredEvent>, StoreError> {
-        let sql = "SELECT first_seq, last_seq, output_at, body FROM event_blocks \
-                   WHERE job = $1 AND last_seq > $2 ORDER BY last_seq LIMIT $3";
-        let (mut found, mut bytes, mut after): (Vec<StoredEvent>, usize, u64) = (Vec::new(), 0, after_seq);
-        'enough: loop {
-            let query = sqlx::query(sql).bind(&job.as_bytes()[..]).bind(signed(after)).bind(READ_BLOCKS as i64);
-            let rows = query.fetch_all(&self.inner.readers).await?;
-            for row in &rows {
-                let body = Bytes::from(row.try_get::<Vec<u8>, _>("body")?);
-                let output_at = unsigned(row, "output_at")?;
-                for event in record::unpack(unsigned(row, "first_seq")?, body) {
-                    let mut event = event?;
-                    if let Some(place) = &mut event.place {
-                        place.offset = place.offset.saturating_add(output_at);
-                    }
-                    if event.event.seq <= after {
-                        continue;
-                    }
-                    bytes += event.cost();
-                    if bytes > max_bytes && !found.is_empty() {
-                        break 'enough;
-                    }
-                    after = event.event.seq;
-                    found.push(event);
-                }
-                if after != unsigned(row, "last_seq")? {
-                    return Err(StoreError::Damaged(format!("the events of job {job}")));
-                }
-            }
-            if rows.len() < READ_BLOCKS {
-                break;
-            }
-        }
-        Ok(found)
-    }
-
-    /// The job, if there is one.
+    /// The job, if there is one. Cheap for one that was asked for lately.
     pub async fn job(&self, job: JobId) -> Result<Option<StoredJob>, StoreError> {
+        let damaged = || StoreError::Damaged(format!("job {job}"));
+        let Some(known) = self.inner.recent.get(job) else {
+            let found = self.whole_job(job).await?;
+            if let Some(found) = &found {
+                self.inner.recent.keep(Arc::new(found.clone()));
+            }
+            return Ok(found);
+        };
+        let sql = "SELECT state, counts, done_at, last_seq FROM jobs WHERE job = $1";
+        let row = sqlx::query(sql).bind(&job.as_bytes()[..]).fetch_optional(&self.inner.readers).await?;
+        let Some(row) = row else { return Ok(None) };
+        let mut stored = StoredJob::clone(&known);
+        stored.summary.state = record::job_state_of(row.try_get("state")?).ok_or_else(damaged)?;
+        stored.summary.counts = record::counts_of(row.try_get("counts")?).ok_or_else(damaged)?;
+        stored.summary.done_at = row.try_get::<Option<i64>, _>("done_at")?.map(Timestamp::from_millis);
+        stored.last_seq = unsigned(&row, "last_seq")?;
+        Ok(Some(stored))
+    }
+
+    async fn whole_job(&self, job: JobId) -> Result<Option<StoredJob>, StoreError> {
         let sql = listed!(", last_seq, payload, signature, certificate, s.targets AS list", "WHERE j.job = $1");
         let query = sqlx::query(sql).bind(&job.as_bytes()[..]);
         let Some(row) = query.fetch_optional(&self.inner.readers).await? else {
@@ -217,120 +151,42 @@ impl Store {
         let rows = sqlx::query("SELECT job FROM jobs WHERE done_at IS NULL ORDER BY accepted_at, job");
         rows.fetch_all(&self.inner.readers).await?.iter().map(job_of).collect()
     }
-
-    /// Keeps what became known of a task of a job that is done; for others it is part of [`Append`].
-    pub async fn late_evidence(&self, late: LateEvidence) -> Result<(), StoreError> {
-        self.inner.writer.write(late).await
-    }
-
-    /// What became known of a job's tasks too late, oldest first.
-    pub async fn late_evidence_of(&self, job: JobId) -> Result<Vec<LateEvidence>, StoreError> {
-        let sql = "SELECT target, attempt, at, text FROM late_evidence WHERE job = $1 ORDER BY at, target, attempt";
-        let rows = sqlx::query(sql).bind(&job.as_bytes()[..]).fetch_all(&self.inner.readers).await?;
-        let read = |row: &SqliteRow| {
-            let task = TaskId { job, target: row.try_get("target")?, attempt: row.try_get("attempt")? };
-            Ok(LateEvidence { task, text: row.try_get("text")?, at: Timestamp::from_millis(row.try_get("at")?) })
-        };
-        rows.iter().map(read).collect()
-    }
-
-    /// Events in stored form, with what goes to the job's file.
-    async fn entries(&self, job: JobId, events: &[Event]) -> Result<Entries, StoreError> {
-        if events.windows(2).any(|pair| pair[0].seq.checked_add(1) != Some(pair[1].seq)) {
-            return Err(StoreError::Conflict(job));
-        }
-        let large = record::large_output(events);
-        if large.is_empty() {
-            return Ok(Entries { blocks: record::pack(events, &[]), output: None });
-        }
-        let outputs = self.inner.outputs.clone();
-        let packed = tokio::task::spawn_blocking(move || outputs.pack(job, &large)).await;
-        let output = packed.map_err(io::Error::other)??;
-        Ok(Entries { blocks: record::pack(events, &output.places), output: Some(output) })
-    }
-
-    /// Fetches the output that lies in the job's file.
-    async fn with_output(&self, job: JobId, mut found: Vec<StoredEvent>) -> Result<Vec<Event>, StoreError> {
-        let places: Vec<_> = found.iter().filter_map(|event| event.place).collect();
-        if !places.is_empty() {
-            let outputs = self.inner.outputs.clone();
-            let read = tokio::task::spawn_blocking(move || outputs.read(job, &places)).await;
-            let pieces = read.map_err(io::Error::other)?.map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
-                    StoreError::Damaged(format!("the output of job {job}"))
-                }
-                _ => error.into(),
-            })?;
-            let elsewhere = found.iter_mut().filter(|event| event.place.is_some());
-            for (event, piece) in elsewhere.zip(pieces) {
-                if let EventKind::Output { data, .. } = &mut event.event.kind {
-                    *data = piece;
-                }
-            }
-        }
-        Ok(found.into_iter().map(|event| event.event).collect())
-    }
 }
 
-/// Events on their way into the database.
-struct Entries {
-    blocks: Vec<Block>,
-    output: Option<Packed>,
+/// The jobs that were asked for last, as they were found: only what never changes in them may be used.
+#[derive(Default)]
+pub(crate) struct Recent {
+    jobs: Mutex<VecDeque<Arc<StoredJob>>>,
 }
 
-impl Entries {
-    fn last_seq(&self) -> u64 {
-        self.blocks.last().map_or(0, |block| block.last_seq)
+impl Recent {
+    fn get(&self, job: JobId) -> Option<Arc<StoredJob>> {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.iter().find(|stored| stored.spec.job == job).cloned()
     }
 
-    /// Bytes that the job's file grows by.
-    fn output_len(&self) -> u64 {
-        self.output.as_ref().map_or(0, Packed::len)
-    }
-
-    fn file(&self) -> Option<&Arc<File>> {
-        self.output.as_ref().map(|output| &output.file)
-    }
-
-    /// Writes them, their output at this place in the job's file: only the job's row, changed in the same
-    /// transaction, says where that is.
-    async fn insert(&self, db: &mut SqliteConnection, job: JobId, output_at: u64) -> Result<(), StoreError> {
-        if let Some(output) = &self.output {
-            output.write(output_at).await?;
-        }
-        for block in &self.blocks {
-            let sql = "INSERT INTO event_blocks (job, last_seq, first_seq, output_at, body) \
-                       VALUES ($1, $2, $3, $4, $5)";
-            sqlx::query(sql)
-                .bind(&job.as_bytes()[..])
-                .bind(signed(block.last_seq))
-                .bind(signed(block.first_seq))
-                .bind(signed(output_at))
-                .bind(&block.body[..])
-                .execute(&mut *db)
-                .await?;
-        }
-        Ok(())
+    fn keep(&self, stored: Arc<StoredJob>) {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.truncate(RECENT_LEN - 1);
+        jobs.push_front(stored);
     }
 }
 
 struct Accept {
     job: NewJob,
     entries: Entries,
+    blobs: Vec<([u8; 32], PathBuf)>,
 }
 
 impl Change for Accept {
     type Answer = ();
     type Error = AcceptError;
 
-    fn file(&self) -> Option<&Arc<File>> {
-        self.entries.file()
-    }
-
     async fn apply(&self, db: &mut SqliteConnection) -> Result<(), AcceptError> {
         let NewJob { spec, signed: sealed, targets, audit, .. } = &self.job;
         let sql = "INSERT INTO jobs (job, state, targets, counts, last_seq, output_bytes, created_at, accepted_at) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (job) DO NOTHING";
+                   SELECT $1, $2, $3, $4, $5, $6, $7, $8 WHERE NOT EXISTS (SELECT 1 FROM pruned WHERE job = $1) \
+                   ON CONFLICT (job) DO NOTHING";
         let inserted = sqlx::query(sql)
             .bind(&spec.job.as_bytes()[..])
             .bind(JobState::Queued.as_str())
@@ -360,70 +216,16 @@ impl Change for Accept {
             .bind(record::targets_to_bytes(targets))
             .execute(&mut *db)
             .await?;
-        self.entries.insert(db, spec.job, 0).await?;
+        for (digest, path) in &self.blobs {
+            // Blobs are removed by the writer alone, so whatever is there now stays.
+            if !tokio::fs::try_exists(path).await.map_err(StoreError::from)? {
+                return Err(AcceptError::BlobGone);
+            }
+            let sql = "INSERT INTO job_blobs (job, digest) VALUES ($1, $2) ON CONFLICT (job, digest) DO NOTHING";
+            sqlx::query(sql).bind(&spec.job.as_bytes()[..]).bind(&digest[..]).execute(&mut *db).await?;
+        }
+        self.entries.insert(db, spec.job).await?;
         Ok(audit::write(db, audit).await?)
-    }
-}
-
-struct Appending {
-    append: Append,
-    entries: Entries,
-}
-
-impl Change for Appending {
-    type Answer = ();
-    type Error = StoreError;
-
-    fn file(&self) -> Option<&Arc<File>> {
-        self.entries.file()
-    }
-
-    async fn apply(&self, db: &mut SqliteConnection) -> Result<(), StoreError> {
-        let Append { job, events, state, counts, done_at, audit, late } = &self.append;
-        // -1 where there are no events: then any `last_seq` will do, and stays.
-        let expected = events.first().map_or(-1, |event| signed(event.seq.saturating_sub(1)));
-        let sql = "UPDATE jobs SET state = $1, counts = $2, done_at = $3, last_seq = last_seq + $4, \
-                   output_bytes = output_bytes + $7 \
-                   WHERE job = $5 AND done_at IS NULL AND (last_seq = $6 OR $6 = -1) RETURNING output_bytes";
-        let row = sqlx::query(sql)
-            .bind(state.as_str())
-            .bind(record::counts_to_bytes(counts))
-            .bind(done_at.map(Timestamp::as_millis))
-            .bind(signed(events.len() as u64))
-            .bind(&job.as_bytes()[..])
-            .bind(expected)
-            .bind(signed(self.entries.output_len()))
-            .fetch_optional(&mut *db)
-            .await?
-            .ok_or(StoreError::Conflict(*job))?;
-        let output_at = unsigned(&row, "output_bytes")?.saturating_sub(self.entries.output_len());
-        self.entries.insert(db, *job, output_at).await?;
-        for late in late {
-            late.apply(db).await?;
-        }
-        for entry in audit {
-            audit::write(db, entry).await?;
-        }
-        Ok(())
-    }
-}
-
-impl Change for LateEvidence {
-    type Answer = ();
-    type Error = StoreError;
-
-    async fn apply(&self, db: &mut SqliteConnection) -> Result<(), StoreError> {
-        let sql = "INSERT INTO late_evidence (job, target, attempt, at, text) VALUES ($1, $2, $3, $4, $5) \
-                   ON CONFLICT (job, target, attempt) DO NOTHING";
-        sqlx::query(sql)
-            .bind(&self.task.job.as_bytes()[..])
-            .bind(self.task.target)
-            .bind(self.task.attempt)
-            .bind(self.at.as_millis())
-            .bind(&self.text)
-            .execute(db)
-            .await?;
-        Ok(())
     }
 }
 
@@ -444,17 +246,19 @@ fn summary_of(row: &SqliteRow) -> Result<JobSummary, StoreError> {
     })
 }
 
-fn job_of(row: &SqliteRow) -> Result<JobId, StoreError> {
+/// The id in a row's column `job`.
+pub(crate) fn job_of(row: &SqliteRow) -> Result<JobId, StoreError> {
     let bytes = row.try_get::<&[u8], _>("job")?;
     bytes.try_into().map_err(|_| StoreError::Damaged("a job's id".into()))
 }
 
 /// Databases count in `i64`; no `seq` ever comes near its end.
-fn signed(number: u64) -> i64 {
+pub(crate) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn unsigned(row: &SqliteRow, column: &str) -> Result<u64, StoreError> {
+/// Reads [`signed`].
+pub(crate) fn unsigned(row: &SqliteRow, column: &str) -> Result<u64, StoreError> {
     let number = row.try_get::<i64, _>(column)?;
     number.try_into().map_err(|_| StoreError::Damaged(format!("{column} of a job")))
 }

@@ -12,26 +12,39 @@
 mod agents;
 mod audit;
 mod blobs;
+mod check;
 mod enrolment;
+mod events;
+mod find;
 mod jobs;
+mod nonce;
 mod operators;
 mod output;
 mod record;
+mod retention;
+mod sessions;
 mod writer;
 
 pub use agents::{AgentError, AgentRecord};
-pub use audit::{AuditEntry, AuditError, AuditRecord};
+pub use audit::AuditError;
 pub use blobs::{BlobError, BlobWriter};
+pub use check::{Report, check};
 pub use enrolment::{ApproveError, EnrolBy, EnrolError, Enrolled, NewAgent, NewToken, PendingError};
-pub use jobs::{AcceptError, Append, LateEvidence, NewJob, StoredJob};
+pub use events::{Append, LateEvidence};
+pub use jobs::{AcceptError, NewJob, StoredJob};
+pub use muster_proto::audit::{AuditEntry, AuditRecord};
+pub use nonce::Keep;
 pub use operators::{LoginError, NewOperator, OperatorError};
+pub use retention::{Pruned, Retention, Size};
+pub use sessions::{Confirmed, OpenSession, Opened, ResolveError, RolledBack};
 
 use blobs::Blobs;
+use jobs::Recent;
 use output::Outputs;
 use sqlx::SqlitePool;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Connection as _, SqlSafeStr as _};
+use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _};
 use std::error::Error;
 use std::fs;
 use std::io;
@@ -58,6 +71,9 @@ struct Inner {
     writer: Writer,
     outputs: Outputs,
     blobs: Blobs,
+    recent: Recent,
+    /// Proves which nonces are ours; never shown to anybody.
+    secret: [u8; 32],
 }
 
 impl Store {
@@ -83,7 +99,12 @@ impl Store {
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(5))
             .disable_statement_logging();
-        migrate(&options).await.map_err(|error| OpenError::of(&database, error))?;
+        let (secret, length) = migrate(&options).await.map_err(|error| OpenError::of(&database, error))?;
+        let bytes = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+        // Unless somebody else reads it, nothing is left in SQLite's log now: all pages are in the file.
+        if bytes(&dir.join("muster.db-wal")) == 0 && bytes(&database) < length {
+            return Err(OpenError::Damaged { path: database, detail: "it was cut short".into() });
+        }
         directory(&output)?;
         directory(&blobs)?;
         fs::File::open(dir)
@@ -92,7 +113,14 @@ impl Store {
         let blobs = Blobs::open(blobs.clone()).map_err(|source| OpenError::Directory { path: blobs, source })?;
         let readers =
             SqlitePoolOptions::new().max_connections(READERS).connect_lazy_with(options.clone().read_only(true));
-        let inner = Inner { readers, writer: Writer::start(options), outputs: Outputs::new(output), blobs };
+        let inner = Inner {
+            readers,
+            writer: Writer::start(options),
+            outputs: Outputs::new(output),
+            blobs,
+            recent: Recent::default(),
+            secret,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -104,13 +132,39 @@ impl Store {
     }
 }
 
-async fn migrate(options: &SqliteConnectOptions) -> Result<(), MigrateError> {
+/// Tables that are small, and without which nothing works: looked at whenever a store is opened. The large ones are
+/// [`check`]'s, or found damaged when they are read.
+const ESSENTIAL: [&str; 4] = ["jobs", "agents", "operators", "meta"];
+
+/// Brings the schema up to date, looks at what is essential, and answers the secret of the nonces, which is made at the
+/// first time, and how long the file must be.
+async fn migrate(options: &SqliteConnectOptions) -> Result<([u8; 32], u64), MigrateError> {
+    // Counts for a new database alone: `retention.rs` gives free pages back.
+    let options = options.clone().auto_vacuum(SqliteAutoVacuum::Incremental);
     let mut connection = options.connect().await?;
     let steps = MIGRATIONS.map(|(version, name, sql)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
     Migrator::with_migrations(steps.into()).run(&mut connection).await?;
-    Ok(connection.close().await?)
+    for table in ESSENTIAL {
+        let looked = sqlx::query("SELECT quick_check AS result FROM pragma_quick_check($1)").bind(table);
+        let result: String = looked.fetch_one(&mut connection).await?.try_get("result")?;
+        if result != "ok" {
+            return Err(MigrateError::Execute(sqlx::Error::Protocol(format!("table {table}: {result}"))));
+        }
+    }
+    let mut fresh = [0; 32];
+    getrandom::fill(&mut fresh).map_err(|error| MigrateError::Source(error.into()))?;
+    let made = sqlx::query("INSERT INTO meta (name, value) VALUES ('nonce', $1) ON CONFLICT (name) DO NOTHING");
+    made.bind(&fresh[..]).execute(&mut connection).await?;
+    let sql = "SELECT value, page_count * page_size AS length FROM meta, pragma_page_count(), pragma_page_size() \
+               WHERE name = 'nonce'";
+    let kept = sqlx::query(sql).fetch_one(&mut connection).await?;
+    let secret = kept.try_get::<&[u8], _>("value")?.try_into();
+    let secret = secret.map_err(|_| sqlx::Error::Protocol("the secret of the nonces".into()))?;
+    let length = kept.try_get::<i64, _>("length")?.unsigned_abs();
+    connection.close().await?;
+    Ok((secret, length))
 }
 
 /// Why the store cannot be opened, with what to do about it.
@@ -164,6 +218,7 @@ impl OpenError {
             MigrateError::VersionMissing(version) | MigrateError::VersionMismatch(version) => {
                 Self::Newer { path, version }
             }
+            MigrateError::Execute(sqlx::Error::Protocol(detail)) => Self::Damaged { path, detail },
             MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) if is_damage(&error) => {
                 Self::Damaged { path, detail: error.to_string() }
             }

@@ -2,9 +2,10 @@
 //!
 //! A name belongs to one person for good: a new code for it is a new key for that person, never another person.
 
-use crate::audit::{self, AuditEntry};
+use crate::audit;
 use crate::writer::{Change, database_errors};
 use crate::{Store, StoreError};
+use muster_proto::audit::AuditEntry;
 use muster_proto::fleet::OperatorInfo;
 use muster_proto::name::OperatorName;
 use muster_proto::time::Timestamp;

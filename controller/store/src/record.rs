@@ -4,11 +4,16 @@
 //! records, each with its length before it; an event's `seq` is its place in the block. What a reader does not know it
 //! refuses: a store is never read by an older version (`OpenError::Newer`), so that only damage can look like this.
 
+mod fleet;
+
+pub(crate) use fleet::{
+    facts_of, facts_to_bytes, labels_of, labels_to_bytes, party_of, party_to_bytes, quarantine_of, quarantine_to_bytes,
+};
+
 use crate::StoreError;
 use crate::output::{Codec, Place};
 use bytes::{BufMut as _, Bytes};
 use muster_proto::event::{Event, EventKind, Stream};
-use muster_proto::fleet::{Facts, Labels};
 use muster_proto::job::{JobState, Target};
 use muster_proto::outcome::{Counts, Outcome, State};
 use muster_proto::time::Timestamp;
@@ -391,101 +396,4 @@ pub(crate) fn words_to_bytes(words: Vec<Bytes>) -> Vec<u8> {
 /// Reads [`words_to_bytes`]; `None` is damage.
 pub(crate) fn words_of(bytes: &[u8]) -> Option<Vec<Bytes>> {
     Some(WordsRecord::decode(bytes).ok()?.words)
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct LabelsRecord {
-    #[prost(btree_map = "string, string", tag = "1")]
-    labels: std::collections::BTreeMap<String, String>,
-}
-
-/// How labels are stored.
-pub(crate) fn labels_to_bytes(labels: &Labels) -> Vec<u8> {
-    LabelsRecord { labels: labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect() }
-        .encode_to_vec()
-}
-
-/// Reads [`labels_to_bytes`]; `None` is damage.
-pub(crate) fn labels_of(bytes: &[u8]) -> Option<Labels> {
-    let read = |(key, value): (String, String)| Some((key.parse().ok()?, value.parse().ok()?));
-    LabelsRecord::decode(bytes).ok()?.labels.into_iter().map(read).collect()
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct FactsRecord {
-    #[prost(string, tag = "1")]
-    hostname: String,
-    #[prost(string, tag = "2")]
-    os: String,
-    #[prost(string, tag = "3")]
-    os_version: String,
-    #[prost(string, tag = "4")]
-    os_name: String,
-    #[prost(string, tag = "5")]
-    kernel: String,
-    #[prost(string, tag = "6")]
-    arch: String,
-    #[prost(uint32, tag = "7")]
-    cpus: u32,
-    #[prost(uint64, tag = "8")]
-    memory_bytes: u64,
-    #[prost(string, repeated, tag = "9")]
-    addresses: Vec<String>,
-    #[prost(string, tag = "10")]
-    agent_version: String,
-    #[prost(string, tag = "11")]
-    containment: String,
-    #[prost(bool, tag = "12")]
-    root: bool,
-}
-
-/// How facts are stored.
-pub(crate) fn facts_to_bytes(facts: &Facts) -> Vec<u8> {
-    FactsRecord {
-        hostname: facts.hostname.clone(),
-        os: facts.os.clone(),
-        os_version: facts.os_version.clone(),
-        os_name: facts.os_name.clone(),
-        kernel: facts.kernel.clone(),
-        arch: facts.arch.clone(),
-        cpus: facts.cpus,
-        memory_bytes: facts.memory_bytes,
-        addresses: facts.addresses.clone(),
-        agent_version: facts.agent_version.clone(),
-        containment: facts.containment.clone(),
-        root: facts.root,
-    }
-    .encode_to_vec()
-}
-
-/// Reads [`facts_to_bytes`]; `None` is damage.
-pub(crate) fn facts_of(bytes: &[u8]) -> Option<Facts> {
-    let FactsRecord {
-        hostname,
-        os,
-        os_version,
-        os_name,
-        kernel,
-        arch,
-        cpus,
-        memory_bytes,
-        addresses,
-        agent_version,
-        containment,
-        root,
-    } = FactsRecord::decode(bytes).ok()?;
-    Some(Facts {
-        hostname,
-        os,
-        os_version,
-        os_name,
-        kernel,
-        arch,
-        cpus,
-        memory_bytes,
-        addresses,
-        agent_version,
-        containment,
-        root,
-    })
 }

@@ -1,16 +1,17 @@
 //! The one writer: it owns the only connection that changes anything.
 //!
 //! Changes wait in a bounded queue; whoever finds it full waits, and so slows down only himself. The writer takes all
-//! that wait, applies them in one transaction (each in a savepoint, so that one which is refused does not spoil the
-//! others), brings the output they refer to to disk, commits, and answers everybody. Under load many changes share one
-//! fsync; a change that comes alone is committed at once.
+//! that wait, applies them in one transaction, commits, and answers everybody. If one is refused, which is rare, all are
+//! applied anew, each in a savepoint, so that it does not spoil the others. Under load many changes share one fsync; a
+//! change that comes alone is committed at once. Output is on disk before a change that refers to it comes here.
+//!
+//! Where the disk is full SQLite gives up the whole transaction: nobody in it is told that anything was done, all of them
+//! may try again, and it works again once there is room.
 
 use crate::StoreError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
-use std::fs::File;
 use std::pin::Pin;
-use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 /// Changes that wait; each holds at most a few hundred KiB.
@@ -25,12 +26,7 @@ pub(crate) trait Change: Send + Sync + 'static {
     /// Why it may be refused.
     type Error: From<StoreError> + Send + 'static;
 
-    /// A file that must be on disk before the transaction is.
-    fn file(&self) -> Option<&Arc<File>> {
-        None
-    }
-
-    /// Does it. What it did before an error is undone.
+    /// Does it. What it did before an error is undone; without one it may be undone and done again all the same.
     fn apply(&self, db: &mut SqliteConnection) -> impl Future<Output = Result<Self::Answer, Self::Error>> + Send;
 }
 
@@ -120,33 +116,41 @@ async fn commit(
         Some(open) => open,
         None => connection.insert(options.connect().await?),
     };
+    if !together(db, batch).await? {
+        apart(db, batch).await?;
+    }
+    Ok(())
+}
+
+/// Without savepoints, each of which costs as much as a change; `false` if nothing was done since one of several was
+/// refused.
+async fn together(db: &mut SqliteConnection, batch: &mut [Box<dyn Waiting>]) -> Result<bool, StoreError> {
     let mut transaction = db.begin_with("BEGIN IMMEDIATE").await?;
-    let mut files: Vec<Arc<File>> = Vec::new();
+    for change in batch.iter_mut() {
+        if let Applied::Refused = change.apply(&mut transaction).await {
+            transaction.rollback().await?;
+            return Ok(batch.len() == 1);
+        }
+    }
+    transaction.commit().await?;
+    Ok(true)
+}
+
+/// Each in a savepoint of its own.
+async fn apart(db: &mut SqliteConnection, batch: &mut [Box<dyn Waiting>]) -> Result<(), StoreError> {
+    let mut transaction = db.begin_with("BEGIN IMMEDIATE").await?;
     for change in batch {
         let mut savepoint = transaction.begin().await?;
         match change.apply(&mut savepoint).await {
-            Applied::Done => {
-                savepoint.commit().await?;
-                files.extend(change.file().cloned());
-            }
+            Applied::Done => savepoint.commit().await?,
             Applied::Refused => savepoint.rollback().await?,
         }
     }
-    sync(files).await?;
     Ok(transaction.commit().await?)
-}
-
-async fn sync(files: Vec<Arc<File>>) -> Result<(), StoreError> {
-    if files.is_empty() {
-        return Ok(());
-    }
-    let synced = tokio::task::spawn_blocking(move || files.iter().try_for_each(|file| file.sync_data()));
-    Ok(synced.await.map_err(std::io::Error::other)??)
 }
 
 /// A change with the one who waits for it, whatever its types.
 trait Waiting: Send {
-    fn file(&self) -> Option<&Arc<File>>;
     fn apply<'a>(&'a mut self, db: &'a mut SqliteConnection) -> Pin<Box<dyn Future<Output = Applied> + Send + 'a>>;
     fn answer(self: Box<Self>, committed: Result<(), StoreError>);
 }
@@ -166,10 +170,6 @@ impl<C: Change> Waiting for Sent<C>
 where
     Self: Send,
 {
-    fn file(&self) -> Option<&Arc<File>> {
-        self.change.file()
-    }
-
     fn apply<'a>(&'a mut self, db: &'a mut SqliteConnection) -> Pin<Box<dyn Future<Output = Applied> + Send + 'a>> {
         Box::pin(async move {
             let result = self.change.apply(db).await;
@@ -201,3 +201,6 @@ macro_rules! database_errors {
     )+};
 }
 pub(crate) use database_errors;
+
+#[cfg(test)]
+mod tests;

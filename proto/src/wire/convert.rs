@@ -4,6 +4,7 @@ mod event;
 mod fleet;
 mod job;
 mod link;
+mod ops;
 
 pub use fleet::{labels_of, labels_to_wire};
 

@@ -84,6 +84,9 @@ pub struct Command {
     /// Output kept from the end when there is more: bytes.
     #[prost(uint64, tag = "11")]
     pub output_tail: u64,
+    /// All output is kept, and the program blocks where it is faster than the link; head and tail are 0 then.
+    #[prost(bool, tag = "12")]
+    pub output_unlimited: bool,
     #[prost(oneof = "command::Program", tags = "1, 2, 3")]
     pub program: ::core::option::Option<command::Program>,
 }
@@ -220,7 +223,10 @@ pub struct ToAgent {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 10, 11, 12, 13, 14, 15, 16")]
+    #[prost(
+        oneof = "agent_message::Kind",
+        tags = "1, 2, 3, 4, 10, 11, 12, 13, 14, 15, 16"
+    )]
     pub kind: ::core::option::Option<agent_message::Kind>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -231,6 +237,10 @@ pub mod agent_message {
         Hello(super::Hello),
         #[prost(message, tag = "2")]
         Facts(super::Facts),
+        #[prost(message, tag = "3")]
+        NonceStored(super::NonceStored),
+        #[prost(message, tag = "4")]
+        Renew(super::Renew),
         #[prost(message, tag = "10")]
         Accepted(super::Accepted),
         #[prost(message, tag = "11")]
@@ -249,7 +259,10 @@ pub mod agent_message {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ControllerMessage {
-    #[prost(oneof = "controller_message::Kind", tags = "1, 10, 11, 12, 13, 14, 20, 21")]
+    #[prost(
+        oneof = "controller_message::Kind",
+        tags = "1, 10, 11, 12, 13, 14, 20, 21, 22"
+    )]
     pub kind: ::core::option::Option<controller_message::Kind>,
 }
 /// Nested message and enum types in `ControllerMessage`.
@@ -271,7 +284,9 @@ pub mod controller_message {
         #[prost(message, tag = "20")]
         Drain(super::Drain),
         #[prost(message, tag = "21")]
-        Revoked(super::Revoked),
+        Refused(super::Refused),
+        #[prost(message, tag = "22")]
+        Renewed(super::Renewed),
     }
 }
 /// One job on one target, tried once.
@@ -309,6 +324,35 @@ pub struct Hello {
     /// Tasks whose result is not yet committed: at most 4,096.
     #[prost(message, repeated, tag = "7")]
     pub unfinished: ::prost::alloc::vec::Vec<Unfinished>,
+    /// What the last Welcome handed out; not set before the first.
+    #[prost(message, optional, tag = "8")]
+    pub nonce: ::core::option::Option<Nonce>,
+    /// As in /etc/machine-id, for people: which of two copies this is. Never decides anything.
+    #[prost(string, tag = "9")]
+    pub machine: ::prost::alloc::string::String,
+}
+/// Made anew for each session. Only the holder of the newest is the agent; who brings an older one is a copy of it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Nonce {
+    /// Number of the session it was handed out in.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// Proves that the controller made it: 16 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub mac: ::prost::bytes::Bytes,
+}
+/// The nonce of this session is on the agent's disk.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NonceStored {
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+}
+/// A certificate for a new key, please: half of this one's life is over.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Renew {
+    /// PKCS#10, DER: at most 4 KiB. It contributes the public key and the proof of possession, nothing else.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub csr: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Unfinished {
@@ -441,9 +485,10 @@ pub struct Welcome {
     /// The protocol from here on.
     #[prost(uint32, tag = "1")]
     pub protocol: u32,
-    /// Rises with each session of this agent; fences what an older one left behind.
-    #[prost(uint64, tag = "2")]
-    pub epoch: u64,
+    /// To be stored, confirmed, and brought along next time. Its epoch rises with each session of this agent and fences what
+    /// an older one left behind.
+    #[prost(message, optional, tag = "2")]
+    pub nonce: ::core::option::Option<Nonce>,
     /// The controller's wall clock: Unix time in milliseconds.
     #[prost(int64, tag = "3")]
     pub clock_ms: i64,
@@ -487,6 +532,9 @@ pub struct BlobChunk {
 pub struct Cancel {
     #[prost(message, optional, tag = "1")]
     pub task: ::core::option::Option<TaskRef>,
+    /// Only make sure that it never starts: what runs goes on.
+    #[prost(bool, tag = "2")]
+    pub before_start: bool,
 }
 /// All frames before this one are durable.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -508,9 +556,23 @@ pub struct Drain {
     #[prost(uint64, tag = "1")]
     pub reconnect_after_ms: u64,
 }
-/// This identity is no longer accepted.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Revoked {}
+/// This identity is not accepted now: it was revoked, superseded, or two machines use it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Refused {
+    /// One line for people.
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    /// When to ask again: milliseconds.
+    #[prost(uint64, tag = "2")]
+    pub retry_after_ms: u64,
+}
+/// The answer to Renew. The old certificate is worth nothing once this one was used.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Renewed {
+    /// DER.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub certificate: ::prost::bytes::Bytes,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum RejectKind {
@@ -714,7 +776,7 @@ pub mod agent_link_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.AgentLink/Session",
             );
@@ -855,7 +917,7 @@ pub mod agent_link_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SessionSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1086,7 +1148,7 @@ pub mod enrolment_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Enrolment/EnrolAgent",
             );
@@ -1107,7 +1169,7 @@ pub mod enrolment_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Enrolment/Login",
             );
@@ -1245,7 +1307,7 @@ pub mod enrolment_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = EnrolAgentSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1288,7 +1350,7 @@ pub mod enrolment_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LoginSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1677,6 +1739,39 @@ pub struct AgentInfo {
     /// Where its connection comes from.
     #[prost(string, tag = "9")]
     pub address: ::prost::alloc::string::String,
+    /// Its clock less the controller's when it last said hello: milliseconds.
+    #[prost(sint64, optional, tag = "10")]
+    pub clock_offset_ms: ::core::option::Option<i64>,
+    /// Set while two machines use its identity.
+    #[prost(message, optional, tag = "11")]
+    pub quarantine: ::core::option::Option<Quarantine>,
+    /// When something last arrived on its connection, keepalives included: Unix time in milliseconds; 0 without one.
+    #[prost(int64, tag = "12")]
+    pub heard_at_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Quarantine {
+    #[prost(int64, tag = "1")]
+    pub since_ms: i64,
+    /// The machine that was known, and the one that came with a nonce of the past, or the other way round.
+    #[prost(message, optional, tag = "2")]
+    pub first: ::core::option::Option<Party>,
+    #[prost(message, optional, tag = "3")]
+    pub second: ::core::option::Option<Party>,
+}
+/// A machine that used an agent's identity.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Party {
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub machine: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub boot: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub start: ::prost::bytes::Bytes,
+    #[prost(int64, tag = "5")]
+    pub seen_at_ms: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Label {
@@ -1709,6 +1804,22 @@ pub struct RevokeAgentRequest {
 pub struct RevokeAgentReply {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResolveAgentRequest {
+    /// Name or id.
+    #[prost(string, tag = "1")]
+    pub agent: ::prost::alloc::string::String,
+    /// Address, machine id or boot id of the party to keep.
+    #[prost(string, tag = "2")]
+    pub keep: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResolveAgentReply {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub kept: ::core::option::Option<Party>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListPendingRequest {}
@@ -1799,6 +1910,187 @@ pub struct DisableOperatorRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DisableOperatorReply {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FindJobRequest {
+    #[prost(string, tag = "1")]
+    pub text: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FindJobReply {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub job: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WhyRequest {
+    /// Name or id of an agent.
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    /// Empty: the host alone.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub job: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WhyReply {
+    #[prost(message, optional, tag = "1")]
+    pub agent: ::core::option::Option<AgentInfo>,
+    /// Number of its session; not set without one.
+    #[prost(uint64, optional, tag = "2")]
+    pub epoch: ::core::option::Option<u64>,
+    /// End of its last session, if it has none and one ended since the controller began.
+    #[prost(int64, tag = "3")]
+    pub left_at_ms: i64,
+    #[prost(string, tag = "4")]
+    pub left_reason: ::prost::alloc::string::String,
+    /// 0 where it is not known.
+    #[prost(int64, tag = "5")]
+    pub certificate_until_ms: i64,
+    #[prost(int64, tag = "6")]
+    pub renewed_at_ms: i64,
+    /// Its tasks in jobs at work, the oldest first.
+    #[prost(message, repeated, tag = "7")]
+    pub unfinished: ::prost::alloc::vec::Vec<TaskLine>,
+    /// Its last few ended tasks, the newest first.
+    #[prost(message, repeated, tag = "8")]
+    pub finished: ::prost::alloc::vec::Vec<TaskLine>,
+    /// What happened in the job that was asked for.
+    #[prost(message, optional, tag = "9")]
+    pub task: ::core::option::Option<TaskStory>,
+    /// One or two sentences for people, with what to do.
+    #[prost(string, tag = "10")]
+    pub conclusion: ::prost::alloc::string::String,
+}
+/// A task in a list. Times are Unix times in milliseconds, here and below; 0 is "did not happen".
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskLine {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub job: ::prost::bytes::Bytes,
+    #[prost(string, tag = "2")]
+    pub title: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub phase: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub outcome: ::core::option::Option<Outcome>,
+    /// When it came to be so.
+    #[prost(int64, tag = "5")]
+    pub since_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskStory {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub job: ::prost::bytes::Bytes,
+    #[prost(string, tag = "2")]
+    pub title: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub phase: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub outcome: ::core::option::Option<Outcome>,
+    #[prost(int64, tag = "5")]
+    pub planned_ms: i64,
+    #[prost(int64, repeated, tag = "6")]
+    pub offered_ms: ::prost::alloc::vec::Vec<i64>,
+    #[prost(int64, tag = "7")]
+    pub accepted_ms: i64,
+    #[prost(int64, tag = "8")]
+    pub started_ms: i64,
+    #[prost(int64, tag = "9")]
+    pub first_output_ms: i64,
+    #[prost(int64, tag = "10")]
+    pub last_output_ms: i64,
+    #[prost(uint64, tag = "11")]
+    pub stdout_bytes: u64,
+    #[prost(uint64, tag = "12")]
+    pub stderr_bytes: u64,
+    #[prost(uint64, tag = "13")]
+    pub truncated_bytes: u64,
+    /// The end was committed.
+    #[prost(int64, tag = "14")]
+    pub finished_ms: i64,
+    #[prost(int64, tag = "15")]
+    pub cancelled_ms: i64,
+    #[prost(string, tag = "16")]
+    pub cancelled_by: ::prost::alloc::string::String,
+    /// Nothing starts after it.
+    #[prost(int64, tag = "17")]
+    pub start_before_ms: i64,
+    /// What the agent reported after the state was final, as one line; empty if nothing.
+    #[prost(string, tag = "18")]
+    pub late: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StatusRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StatusReply {
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub cluster: ::prost::bytes::Bytes,
+    #[prost(int64, tag = "3")]
+    pub started_at_ms: i64,
+    /// What somebody has to see to, a line each.
+    #[prost(string, repeated, tag = "4")]
+    pub alarms: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "5")]
+    pub metrics: ::prost::alloc::vec::Vec<Metric>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Metric {
+    /// As Prometheus has them: a-z and underscores.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// What people call it.
+    #[prost(string, tag = "2")]
+    pub title: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub help: ::prost::alloc::string::String,
+    /// Only ever rises while the controller runs.
+    #[prost(bool, tag = "4")]
+    pub counter: bool,
+    #[prost(message, repeated, tag = "5")]
+    pub samples: ::prost::alloc::vec::Vec<Sample>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Sample {
+    /// Sorted from the widest to the narrowest.
+    #[prost(message, repeated, tag = "1")]
+    pub labels: ::prost::alloc::vec::Vec<Label>,
+    #[prost(uint64, tag = "2")]
+    pub value: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadAuditRequest {
+    /// Empty is everybody.
+    #[prost(string, tag = "1")]
+    pub actor: ::prost::alloc::string::String,
+    /// What the action begins with; empty is every action.
+    #[prost(string, tag = "2")]
+    pub action: ::prost::alloc::string::String,
+    /// Unix time in milliseconds; 0 is from the beginning.
+    #[prost(int64, tag = "3")]
+    pub since_ms: i64,
+    /// Only the newest so many; 0 is all.
+    #[prost(uint32, tag = "4")]
+    pub newest: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuditBlock {
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<AuditRecord>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditRecord {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    #[prost(int64, tag = "2")]
+    pub time_ms: i64,
+    #[prost(string, tag = "3")]
+    pub actor: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub action: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub detail: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "6")]
+    pub hash: ::prost::bytes::Bytes,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum State {
@@ -1982,7 +2274,7 @@ pub mod operator_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Operator/WhoAmI",
             );
@@ -2003,7 +2295,7 @@ pub mod operator_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/muster.v1.Operator/Plan");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Operator", "Plan"));
@@ -2022,7 +2314,7 @@ pub mod operator_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Operator/Submit",
             );
@@ -2046,7 +2338,7 @@ pub mod operator_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Operator/Follow",
             );
@@ -2066,7 +2358,7 @@ pub mod operator_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Operator/Cancel",
             );
@@ -2086,7 +2378,7 @@ pub mod operator_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Operator/ListJobs",
             );
@@ -2107,7 +2399,7 @@ pub mod operator_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Operator/GetJob",
             );
@@ -2130,7 +2422,7 @@ pub mod operator_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Operator/ListAgents",
             );
@@ -2154,7 +2446,7 @@ pub mod operator_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Operator/LabelAgents",
             );
@@ -2178,13 +2470,38 @@ pub mod operator_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Operator/RevokeAgent",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("muster.v1.Operator", "RevokeAgent"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Which of two machines with one identity is the agent; the other has to enrol anew.
+        pub async fn resolve_agent(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResolveAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResolveAgentReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::wire::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.Operator/ResolveAgent",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.v1.Operator", "ResolveAgent"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn list_pending(
@@ -2202,7 +2519,7 @@ pub mod operator_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Operator/ListPending",
             );
@@ -2226,7 +2543,7 @@ pub mod operator_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Operator/ApproveAgent",
             );
@@ -2250,7 +2567,7 @@ pub mod operator_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Operator/CreateToken",
             );
@@ -2274,7 +2591,7 @@ pub mod operator_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Operator/AddOperator",
             );
@@ -2298,7 +2615,7 @@ pub mod operator_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Operator/ListOperators",
             );
@@ -2322,7 +2639,7 @@ pub mod operator_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::wire::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/muster.v1.Operator/DisableOperator",
             );
@@ -2330,6 +2647,93 @@ pub mod operator_client {
             req.extensions_mut()
                 .insert(GrpcMethod::new("muster.v1.Operator", "DisableOperator"));
             self.inner.unary(req, path, codec).await
+        }
+        /// The job that the beginning of an id means, or "last": the newest of the caller.
+        pub async fn find_job(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FindJobRequest>,
+        ) -> std::result::Result<tonic::Response<super::FindJobReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::wire::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.Operator/FindJob",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.v1.Operator", "FindJob"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Why a host, or its part in a job, is as it is.
+        pub async fn why(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WhyRequest>,
+        ) -> std::result::Result<tonic::Response<super::WhyReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::wire::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static("/muster.v1.Operator/Why");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("muster.v1.Operator", "Why"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What the controller has counted since it began, and how it is now.
+        pub async fn status(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StatusRequest>,
+        ) -> std::result::Result<tonic::Response<super::StatusReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::wire::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.Operator/Status",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("muster.v1.Operator", "Status"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Records of the audit log, oldest first.
+        pub async fn read_audit(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReadAuditRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::AuditBlock>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::wire::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.Operator/ReadAudit",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.v1.Operator", "ReadAudit"));
+            self.inner.server_streaming(req, path, codec).await
         }
     }
 }
@@ -2401,6 +2805,14 @@ pub mod operator_server {
             tonic::Response<super::RevokeAgentReply>,
             tonic::Status,
         >;
+        /// Which of two machines with one identity is the agent; the other has to enrol anew.
+        async fn resolve_agent(
+            &self,
+            request: tonic::Request<super::ResolveAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResolveAgentReply>,
+            tonic::Status,
+        >;
         async fn list_pending(
             &self,
             request: tonic::Request<super::ListPendingRequest>,
@@ -2443,6 +2855,32 @@ pub mod operator_server {
             tonic::Response<super::DisableOperatorReply>,
             tonic::Status,
         >;
+        /// The job that the beginning of an id means, or "last": the newest of the caller.
+        async fn find_job(
+            &self,
+            request: tonic::Request<super::FindJobRequest>,
+        ) -> std::result::Result<tonic::Response<super::FindJobReply>, tonic::Status>;
+        /// Why a host, or its part in a job, is as it is.
+        async fn why(
+            &self,
+            request: tonic::Request<super::WhyRequest>,
+        ) -> std::result::Result<tonic::Response<super::WhyReply>, tonic::Status>;
+        /// What the controller has counted since it began, and how it is now.
+        async fn status(
+            &self,
+            request: tonic::Request<super::StatusRequest>,
+        ) -> std::result::Result<tonic::Response<super::StatusReply>, tonic::Status>;
+        /// Server streaming response type for the ReadAudit method.
+        type ReadAuditStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::AuditBlock, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Records of the audit log, oldest first.
+        async fn read_audit(
+            &self,
+            request: tonic::Request<super::ReadAuditRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ReadAuditStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct OperatorServer<T> {
@@ -2548,7 +2986,7 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = WhoAmISvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2591,7 +3029,7 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PlanSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2636,7 +3074,7 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SubmitSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2682,7 +3120,7 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = FollowSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2725,7 +3163,7 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CancelSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2768,7 +3206,7 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListJobsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2811,7 +3249,7 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetJobSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2856,7 +3294,7 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListAgentsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2901,7 +3339,7 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LabelAgentsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2946,7 +3384,52 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeAgentSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Operator/ResolveAgent" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResolveAgentSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::UnaryService<super::ResolveAgentRequest>
+                    for ResolveAgentSvc<T> {
+                        type Response = super::ResolveAgentReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResolveAgentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::resolve_agent(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResolveAgentSvc(inner);
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2991,7 +3474,7 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListPendingSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3036,7 +3519,7 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ApproveAgentSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3081,7 +3564,7 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CreateTokenSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3126,7 +3609,7 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AddOperatorSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3171,7 +3654,7 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListOperatorsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3216,7 +3699,7 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DisableOperatorSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3227,6 +3710,181 @@ pub mod operator_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Operator/FindJob" => {
+                    #[allow(non_camel_case_types)]
+                    struct FindJobSvc<T: Operator>(pub Arc<T>);
+                    impl<T: Operator> tonic::server::UnaryService<super::FindJobRequest>
+                    for FindJobSvc<T> {
+                        type Response = super::FindJobReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FindJobRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::find_job(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FindJobSvc(inner);
+                        let codec = crate::wire::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Operator/Why" => {
+                    #[allow(non_camel_case_types)]
+                    struct WhySvc<T: Operator>(pub Arc<T>);
+                    impl<T: Operator> tonic::server::UnaryService<super::WhyRequest>
+                    for WhySvc<T> {
+                        type Response = super::WhyReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WhyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::why(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WhySvc(inner);
+                        let codec = crate::wire::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Operator/Status" => {
+                    #[allow(non_camel_case_types)]
+                    struct StatusSvc<T: Operator>(pub Arc<T>);
+                    impl<T: Operator> tonic::server::UnaryService<super::StatusRequest>
+                    for StatusSvc<T> {
+                        type Response = super::StatusReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StatusRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::status(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StatusSvc(inner);
+                        let codec = crate::wire::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Operator/ReadAudit" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReadAuditSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::ServerStreamingService<super::ReadAuditRequest>
+                    for ReadAuditSvc<T> {
+                        type Response = super::AuditBlock;
+                        type ResponseStream = T::ReadAuditStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReadAuditRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::read_audit(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReadAuditSvc(inner);
+                        let codec = crate::wire::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

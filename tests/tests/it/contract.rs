@@ -124,7 +124,9 @@ fn objects_have_their_public_shape() {
     let agents = fleet.muster(["agents", "-o", "json"]).json();
     let agents = agents.as_array().expect("a list");
     assert_eq!(agents.iter().map(|agent| &agent["host"]).collect::<Vec<_>>(), ["dev-1", "dev-2"]);
-    assert_eq!(keys(&agents[0]), ["connected", "facts", "host", "id", "labels", "since", "version"]);
+    let wanted =
+        ["clock_offset_ms", "connected", "facts", "heard_at", "host", "id", "labels", "quarantine", "since", "version"];
+    assert_eq!(keys(&agents[0]), wanted);
     assert_eq!((&agents[1]["connected"], &agents[1]["labels"]), (&json!(true), &json!({"env": "dev", "slot": "2"})));
     assert_eq!(agents[0]["id"].as_str().map(str::len), Some(26));
     assert!(agents[0]["facts"]["cpus"].is_u64(), "{}", agents[0]);

@@ -1,15 +1,15 @@
 //! Programs that do not want to end: a job does not wait for what its program left behind, and a cancel reaches
 //! every process, whatever it did to get away.
 
-use muster_tests::{Fleet, PATIENCE, finish, processes_with, until};
+use muster_tests::{Contact, Fleet, PATIENCE, bin, finish, processes_with, until};
 use rustix::process::{Pid, Signal, kill_process};
-use std::fs::Permissions;
+use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// Ways to get away, for `sh -c LINE MARK`. Each says that it got there by making the file `$READY`.
-const ESCAPES: [(&str, &str); 14] = [
+const ESCAPES: [(&str, &str); 19] = [
     ("ignores TERM", "trap '' TERM INT HUP; : >$READY; sleep 600; sleep 600"),
     ("in the background", "sleep 600 & : >$READY; wait"),
     ("nohup", "nohup sleep 600 >/dev/null 2>&1 & : >$READY; wait"),
@@ -35,6 +35,24 @@ const ESCAPES: [(&str, &str); 14] = [
         "out of its cgroup",
         "(setsid sh -c 'for procs in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/unified/cgroup.procs
             do echo $$ >$procs; done 2>/dev/null; : >$READY; sleep 600' $0 &); sleep 600",
+    ),
+    ("a pipeline", "sleep 600 | (trap '' PIPE TERM; : >$READY; sleep 600) | sleep 600"),
+    (
+        "in another process group",
+        "perl -e 'setpgrp; open my $ready, \">\", $ENV{READY}; sleep 600' $0 & wait; sleep 600",
+    ),
+    (
+        "under another name",
+        "bash -c ': >$READY; exec -a [kworker/0:0] sleep 600' $0 & bash -c 'exec -a init sleep 600'",
+    ),
+    (
+        "without descriptors",
+        "perl -MPOSIX -e 'open my $ready, \">\", $ENV{READY}; POSIX::close($_) for 0..255; sleep 600' $0",
+    ),
+    (
+        "in a process namespace of its own",
+        "H='trap \"\" TERM; : >$READY; (setsid sleep 600 &); sleep 600'; export H
+            unshare -pf sh -c \"$H\" $0 || unshare -Urpf sh -c \"$H\" $0 || sh -c \"$H\" $0",
     ),
     ("whose parents all ended", "(((setsid setsid sh -c 'trap \"\" TERM; : >$READY; sleep 600' $0 &) &) &); sleep 600"),
 ];
@@ -94,7 +112,7 @@ impl Attempt {
 
 fn a_cancel_leaves_nobody(fleet: &Fleet) {
     let dir = TempDir::new().expect("a directory");
-    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).expect("our directory");
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).expect("our directory");
     let attempts: Vec<Attempt> = (0..ESCAPES.len()).map(|number| Attempt::start(fleet, number, dir.path())).collect();
     for attempt in &attempts {
         until(PATIENCE, attempt.name, || attempt.ready.exists());
@@ -119,12 +137,12 @@ fn containment(fleet: &Fleet) -> String {
 
 /// Whether this machine lets us make cgroups in a cgroup v2 hierarchy.
 fn has_cgroups() -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
     let mut v2 = mounts.lines().filter(|line| line.contains(" - cgroup2 ")).filter_map(|line| line.split(' ').nth(4));
     v2.any(|mount| {
         let dir = Path::new(mount).join(format!("muster-tests-{}", std::process::id()));
-        let able = std::fs::create_dir(&dir).is_ok() && dir.join("cgroup.kill").exists();
-        let _ = std::fs::remove_dir(dir);
+        let able = fs::create_dir(&dir).is_ok() && dir.join("cgroup.kill").exists();
+        let _ = fs::remove_dir(dir);
         able
     })
 }
@@ -141,6 +159,43 @@ fn p7_a_cancel_leaves_no_survivor_without_cgroups_either() {
     let fleet = Fleet::start_as_ordinary_user(1);
     assert!(has_cgroups() || containment(&fleet) == "process group", "{}", containment(&fleet));
     a_cancel_leaves_nobody(&fleet);
+}
+
+#[test]
+fn p9_a_task_that_kills_its_own_agent_is_told_to_the_end() {
+    let fleet = Fleet::start(1);
+    let line = format!("echo before; kill -9 {}; echo after; exit 7", fleet.agent_pid(1));
+    let id = fleet.submit(["-w", "all", "--sh", "--", &line]);
+    fleet.until_contact(1, Contact::Away);
+    let _again = fleet.restart_agent(1);
+    let attach = fleet.muster(["attach", &id]);
+    attach.assert_ended(1, "1 failed dev-1: 1 targeted");
+    assert_eq!(attach.out(), "dev-1: before\ndev-1: after\n", "{attach}");
+    assert_eq!(fleet.job(&id)["hosts"][0]["exit_code"], 7);
+}
+
+#[test]
+fn p9_a_task_that_puts_another_agent_in_place_of_its_own_is_told_to_the_end() {
+    let fleet = Fleet::start(1);
+    fleet.kill_agent(1);
+    let own = fleet.dir().join("muster-agent");
+    fs::copy(bin("muster-agent"), &own).expect("room for a copy");
+    let old = fleet.restart_agent_as(1, &own);
+    fleet.until_contact(1, Contact::There);
+    // As a package manager does it: the new file takes the place of the one that runs; then the service is restarted.
+    let line = format!(
+        "echo before; cp {new} {own}.new && mv {own}.new {own} && kill -TERM {pid} && sleep 0.2; echo after; exit 7",
+        new = bin("muster-agent").display(),
+        own = own.display(),
+        pid = old.pid(),
+    );
+    let id = fleet.submit(["-w", "all", "--sh", "--", &line]);
+    fleet.until_contact(1, Contact::Away);
+    drop(old);
+    let _new = fleet.restart_agent_as(1, &own);
+    let attach = fleet.muster(["attach", &id]);
+    attach.assert_ended(1, "1 failed dev-1: 1 targeted");
+    assert_eq!(attach.out(), "dev-1: before\ndev-1: after\n", "{attach}");
 }
 
 #[test]
@@ -162,7 +217,7 @@ fn a_job_does_not_wait_for_what_it_left_behind() {
         assert!(run.err().contains(&format!("dev-{host}: err\n")), "{run}");
     }
     // What was started on purpose goes on, also the one that still writes.
-    let writes = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/fd/1")).is_ok();
+    let writes = |pid: &u32| fs::read_link(format!("/proc/{pid}/fd/1")).is_ok();
     assert!(mark.alive().iter().filter(|pid| writes(pid)).count() >= 5, "{:?}", mark.alive());
     let cancel = fleet.muster(["cancel", &run.job()]);
     cancel.assert_ended(0, "5 succeeded: 5 targeted");

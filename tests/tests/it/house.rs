@@ -18,7 +18,7 @@ const EDGES: [(&str, &[&str]); 7] = [
     ("muster-store", &["muster-proto"]),
     ("muster-controller", &["muster-core", "muster-proto", "muster-store"]),
     ("muster", &["muster-proto"]),
-    ("muster-tests", &[]),
+    ("muster-tests", &["muster-agent", "muster-proto"]),
 ];
 
 /// What a crate never takes itself, and why.

@@ -2,17 +2,29 @@
 
 mod house;
 
+mod audit;
 mod away;
 mod cancel;
 mod chaos;
+mod clones;
 mod contract;
+mod cuts;
 mod dev;
+mod disk;
 mod escape;
 mod execute;
+mod hostile;
+mod identity;
+mod limits;
 mod many;
 mod output;
+mod renew;
 mod restart;
+mod retain;
 mod run;
 mod select;
+mod sim;
 mod stdin;
 mod trust;
+mod upgrade;
+mod why;

@@ -1,6 +1,6 @@
 //! Output: the bytes that a program wrote, where it wrote them, and a count of those that are missing.
 
-use muster_tests::{Fleet, Run};
+use muster_tests::{Fleet, PATIENCE, Run, finish, kill, until};
 use serde_json::Value;
 use std::fs;
 use std::io::Write as _;
@@ -11,6 +11,8 @@ use tempfile::NamedTempFile;
 const HEAD: usize = 16 << 20;
 /// Bytes kept from the end.
 const TAIL: usize = 4 << 20;
+/// Bytes that a host holds before a program without a limit has to wait.
+const HELD: u64 = 64 << 20;
 
 /// A file that the hosts can read: they are on this machine.
 fn file(content: &[u8]) -> NamedTempFile {
@@ -34,6 +36,13 @@ fn output_of(run: &Run, host: &str, stream: &str) -> (String, u64) {
         }
     }
     (text, dropped)
+}
+
+/// The most memory a process ever had.
+fn peak_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is alive");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+    peak.expect("Linux says it")
 }
 
 fn numbers(count: u32) -> String {
@@ -164,9 +173,71 @@ fn p10_a_flood_is_bounded_everywhere() {
     fleet.muster(["cancel", flood.trim()]).assert_ended(0, "1 cancelled dev-1: 1 targeted");
 
     for pid in [fleet.agent_pid(1), fleet.controller_pid()] {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is alive");
-        let peak =
-            status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
-        assert!(peak.is_some_and(|kib: u64| kib < 256 << 10), "process {pid} took {peak:?} KiB");
+        let peak = peak_kib(pid);
+        assert!(peak < 256 << 10, "process {pid} took {peak} KiB");
     }
+}
+
+/// What the one task in the spool of `dev-1` has written so far: bytes of its `out`.
+fn written(fleet: &Fleet) -> u64 {
+    let task = fleet.spooled(1).into_iter().next();
+    task.and_then(|task| fs::metadata(task.join("out")).ok()).map_or(0, |out| out.len())
+}
+
+#[test]
+fn p5_without_a_limit_all_arrives_though_controller_and_agent_are_killed_meanwhile() {
+    let fleet = Fleet::start(1);
+    let ports = fleet.ports();
+    let line = ["run", "-w", "all", "-N", "--output-limit", "none", "--", "seq", "20000000"];
+    let follower = fleet.program(line).spawn();
+    until(PATIENCE, "it writes", || written(&fleet) > 1 << 20);
+    kill(fleet.controller_pid());
+    let mut last = 0;
+    until(PATIENCE, "the program waits for a controller", || {
+        let before = std::mem::replace(&mut last, written(&fleet));
+        last > HELD && last == before
+    });
+    kill(fleet.agent_pid(1));
+    let _controller = fleet.restart_controller(&ports);
+    let _agent = fleet.restart_agent(1);
+    let run = finish(follower);
+    assert_eq!(run.status, 0, "{run}");
+    assert!(run.closing().starts_with("run: 1 succeeded: 1 targeted in "), "{run}");
+    assert!(!run.err().contains("dropped"), "{run}");
+    assert!(run.stdout == numbers(20_000_000).as_bytes(), "{} bytes, and not all in their places", run.stdout.len());
+}
+
+#[test]
+fn p10_a_program_without_a_limit_delays_nobody_and_ends_when_it_is_told_to() {
+    let fleet = Fleet::start(2);
+    let flood = fleet.submit(["-w", "dev-1", "--output-limit", "none", "--", "yes"]);
+    until(PATIENCE, "it writes", || written(&fleet) > HELD);
+    for host in ["dev-1", "dev-2"] {
+        fleet.muster(["run", "-w", host, "--", "true"]).assert_ended(0, "1 succeeded: 1 targeted");
+    }
+    assert_eq!(fleet.state(&flood, "dev-1"), "started");
+    fleet.muster(["cancel", &flood]).assert_ended(0, "1 cancelled dev-1: 1 targeted");
+    until(PATIENCE, "nothing is left of it", || fleet.is_idle(1));
+    for pid in [fleet.agent_pid(1), fleet.controller_pid()] {
+        let peak = peak_kib(pid);
+        assert!(peak < 256 << 10, "process {pid} took {peak} KiB");
+    }
+    // One that the controller had ended before it, at its timeout, waits for nobody either.
+    let run = fleet.muster(["run", "-w", "dev-1", "--names", "--output-limit", "none", "-u", "1s", "--", "yes"]);
+    run.assert_ended(1, "1 timed_out dev-1: 1 targeted");
+}
+
+#[test]
+fn a_limit_is_split_into_both_ends() {
+    let fleet = Fleet::start(1);
+    let run = fleet.muster(["run", "-w", "all", "-N", "--output-limit", "10", "--", "printf", "0123456789abcdef"]);
+    run.assert_ended(0, "1 succeeded: 1 targeted");
+    assert_eq!(run.out(), "01234567ef");
+    assert_eq!(run.err().lines().next(), Some("dev-1: ... 6 bytes of stdout dropped here ..."), "{run}");
+    let run = fleet.muster(["run", "-w", "all", "--output-limit", "some", "--", "true"]);
+    assert_eq!((run.status, &*run.stdout), (2, &b""[..]), "{run}");
+    assert!(
+        run.err().lines().next().is_some_and(|line| line.ends_with("use a size like 512K or 16M, or `none`")),
+        "{run}"
+    );
 }

@@ -1,12 +1,22 @@
 //! Who may come in, for how long, and that the wrong ones hear one clear line.
 
+#![expect(clippy::print_stdout, reason = "what was measured is shown with the test's output")]
+
 use muster_proto::context::{Config, Context};
+use muster_proto::id::JobId;
+use muster_proto::link::ToAgent;
 use muster_proto::token::Token;
-use muster_tests::{Contact, Controller, Fleet, PATIENCE, Program, Run, enrol, until};
+use muster_proto::wire;
+use muster_tests::peer::{AgentPeer, Call, Credentials, Http2};
+use muster_tests::{Contact, Controller, Fleet, PATIENCE, Program, Run, enrol, signal, until};
+use rustix::process::Signal;
+use rustls::HandshakeKind;
+use rustls::client::Resumption;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One line that has the hint, this exit status, and nothing on stdout.
@@ -212,24 +222,22 @@ fn a_login_code_makes_one_operator_who_is_out_when_disabled() {
 
 #[test]
 fn nobody_stays_longer_than_the_certificate() {
-    let controller = Controller::start(["--agent-validity", "3s", "--operator-validity", "2s"]);
+    let controller = Controller::start(["--agent-validity", "6s", "--operator-validity", "2s"]);
     let code = controller.muster(["operator", "add", "bob"]).out();
     let bob = |args: &[&str]| Program::new("muster").args(args).env("MUSTER_CONFIG", controller.path("bob.toml")).run();
     assert_eq!(bob(&["login", code.trim()]).status, 0);
-    let mut agents_of = Vec::new();
-    let mut look = || {
-        agents_of = agents(|args| controller.muster(args));
-        agents_of[0].clone()
-    };
     assert_eq!(controller.enrol("n1", &controller.token([])).status, 0);
-    let _agent = controller.run_agent("n1");
-    until(PATIENCE, "the agent had a session", || !look()["since"].is_null());
+    let agent = controller.run_agent("n1");
+    let look = || agents(|args| controller.muster(args))[0].clone();
+    until(PATIENCE, "the agent has a session", || look()["connected"] == json!(true));
+    // Who is stopped renews nothing.
+    signal(agent.pid(), Signal::STOP);
     until(PATIENCE, "the session is closed", || look()["connected"] == json!(false));
-    let log = || fs::read_to_string(controller.path("n1.log")).expect("the agent's log");
-    until(PATIENCE, "the agent is not let in again and says why", || log().contains("refuses this agent's identity"));
-    assert!(log().contains("connected") && log().contains("CertificateExpired"), "{}", log());
     let said = fs::read_to_string(controller.path("controller.log")).expect("the controller's log");
     assert!(said.contains("the agent's certificate expired, session closed"), "{said}");
+    signal(agent.pid(), Signal::CONT);
+    let log = || fs::read_to_string(controller.path("n1.log")).expect("the agent's log");
+    until(PATIENCE, "it is not let in again and says why", || log().contains("it expired before it could be renewed"));
     let run = controller.muster(["run", "-w", "all", "-t", "1s", "--", "true"]);
     assert_eq!(run.status, 3, "{run}");
     assert!(run.closing().starts_with("run: 1 unreachable n1: 1 targeted in "), "{run}");
@@ -240,6 +248,90 @@ fn nobody_stays_longer_than_the_certificate() {
         last.status != 0
     });
     assert_refused(&last, 6, "has expired: log in again");
+}
+
+#[test]
+fn an_expired_certificate_is_worth_nothing_with_a_ticket_or_an_old_connection_either() {
+    let controller = Controller::start(["--agent-validity", "3s"]);
+    assert_eq!(controller.enrol("n1", &controller.token([])).status, 0);
+    let (agent, address) = (Credentials::of_agent(&controller.path("n1")), controller.address("agents"));
+    // rustls does not verify a client again when it resumes: there must be nothing to resume.
+    let mut config = agent.config();
+    config.resumption = Resumption::in_memory_sessions(8);
+    let config = Arc::new(config);
+    let open = || Http2::open(agent.dial_with(&address, &config)?);
+    let early = open().expect("it is valid");
+    for http in [&early, &open().expect("it is valid")] {
+        let tls = &http.tls().conn;
+        assert_eq!((tls.handshake_kind(), tls.tls13_tickets_received()), (Some(HandshakeKind::Full), 0));
+    }
+    let mut session = AgentPeer::live(&agent, &address, []);
+    session.until_closed();
+    let counted =
+        || controller.muster(["status", "-o", "json"]).json()["metrics"]["muster_sessions_closed_total"].clone();
+    until(PATIENCE, "it is counted", || counted()["expired"] == json!(1));
+
+    until(PATIENCE, "the certificate has expired", || open().is_err());
+    assert!(Http2::open(agent.dial(&address).expect("half a handshake")).is_err(), "a full handshake");
+    // The stream was ended, and the connections that bear no stream bear no new one.
+    for (what, http) in [("that had none", early), ("that had one", session.into_http())] {
+        if let Ok(mut late) = AgentPeer::on(http, &agent) {
+            let _ = late.hello([]);
+            assert!(!matches!(late.receive(), Some(ToAgent::Welcome(_))), "a session on a connection {what}");
+        }
+    }
+}
+
+#[test]
+fn p3_who_is_revoked_or_disabled_is_out_at_once_in_the_middle_of_a_stream() {
+    let controller = Controller::start([]);
+    assert_eq!(controller.enrol("n1", &controller.token([])).status, 0);
+    let (agent, address) = (Credentials::of_agent(&controller.path("n1")), controller.address("agents"));
+    let (early, mut session) = (Http2::open(agent.dial(&address).expect("TLS")), AgentPeer::live(&agent, &address, []));
+    let submit = |args: &[&str]| {
+        let run = controller.program(["run", "-d", "-w", "all"]).args(args).run();
+        assert_eq!(run.status, 0, "{run}");
+        run.out().trim().to_owned()
+    };
+    let job = submit(&["--", "true"]);
+    assert_eq!(session.offer().job.to_string(), job);
+
+    // Bob follows the job when he is disabled.
+    let code = controller.muster(["operator", "add", "bob"]).out();
+    let config = controller.path("bob.toml");
+    let login = Program::new("muster").args(["login", code.trim()]).env("MUSTER_CONFIG", &config).run();
+    assert_eq!(login.status, 0, "{login}");
+    let (bob, operators) = (Credentials::of_operator(&config), controller.address("operators"));
+    let request = wire::FollowRequest {
+        job: job.parse::<JobId>().expect("an id").as_bytes().to_vec().into(),
+        ..wire::FollowRequest::default()
+    };
+    let mut follower = Call::open(bob.dial(&operators).expect("TLS"), "/muster.v1.Operator/Follow").expect("let in");
+    follower.send(&request).expect("heard");
+    follower.finish().expect("heard");
+    assert!(follower.receive::<wire::EventBlock>().is_some(), "he follows");
+    assert_eq!(controller.muster(["operator", "disable", "bob"]).status, 0);
+    let disabled = Instant::now();
+    while follower.receive::<wire::EventBlock>().is_some() {}
+    println!("the stream of a disabled operator ended after {:?}", disabled.elapsed());
+    let mut again = Call::on(follower.into_http(), "/muster.v1.Operator/Follow").expect("the connection is there");
+    let _ = again.send(&request).and_then(|()| again.finish());
+    assert!(again.receive::<wire::EventBlock>().is_none(), "he is told nothing any more");
+
+    assert_eq!(controller.muster(["agents", "revoke", "n1"]).status, 0);
+    let revoked = Instant::now();
+    session.until_closed();
+    println!("the stream of a revoked agent ended after {:?}", revoked.elapsed());
+    let attach = controller.muster(["attach", &job]);
+    assert_eq!(attach.status, 4, "{attach}");
+    assert!(attach.closing().starts_with("attach: 1 indeterminate n1: 1 targeted in "), "{attach}");
+    for http in [early, Ok(session.into_http()), Http2::open(agent.dial(&address).expect("TLS"))].into_iter().flatten()
+    {
+        if let Ok(mut late) = AgentPeer::on(http, &agent) {
+            let _ = late.hello([]);
+            assert!(!matches!(late.receive(), Some(ToAgent::Welcome(_))), "it is not welcome any more");
+        }
+    }
 }
 
 #[test]

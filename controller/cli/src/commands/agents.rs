@@ -5,9 +5,9 @@ use crate::client::{Client, Selection};
 use crate::exit::{Exit, Usage};
 use crate::settings::Settings;
 use crate::show::table::Table;
-use crate::show::{self, moment, summary};
+use crate::show::{self, json, moment, summary};
 use clap::Subcommand;
-use muster_proto::fleet::{AgentInfo, Facts, Labels};
+use muster_proto::fleet::{AgentInfo, Facts, Labels, Party};
 use muster_proto::name::{HostName, LabelText};
 use serde::Serialize;
 
@@ -49,6 +49,14 @@ enum Verb {
         /// Its name or id
         name: String,
     },
+    /// Say which of two machines with one identity is the agent; the other one has to enrol anew
+    Resolve {
+        /// Its name or id
+        name: String,
+        /// Address, machine id or boot id of the machine to keep, as `muster agents show` has them
+        #[arg(long, value_name = "ADDRESS")]
+        keep: String,
+    },
     /// Let in a machine that asks; without a fingerprint, list who asks
     Approve {
         /// What the machine printed
@@ -86,6 +94,11 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
             let name = client.revoke(&name).await?;
             show::note(&format!("{name} is let in no more; to have it back, enrol it anew"));
         }
+        Some(Verb::Resolve { name, keep }) => {
+            let (name, kept) = client.resolve(&name, &keep).await?;
+            let address = &kept.address;
+            show::note(&format!("{name} is the machine at {address}; to have the other one back, enrol it anew"));
+        }
         Some(Verb::Approve { fingerprint: Some(fingerprint), labels }) => {
             let name = client.approve(fingerprint, &labels.unwrap_or_default()).await?;
             show::note(&format!("{name} may come in"));
@@ -111,7 +124,7 @@ fn list(agents: &[AgentInfo], form: Form, names: bool) -> anyhow::Result<()> {
             let fact = |read: fn(&Facts) -> String| agent.facts.as_ref().map(read).unwrap_or_default();
             table.row(vec![
                 agent.name.to_string(),
-                state(agent).to_owned(),
+                state(agent),
                 agent.since.map(moment::ago).unwrap_or_default(),
                 fact(|facts| facts.agent_version.clone()),
                 fact(|facts| format!("{} {}", facts.os, facts.os_version).trim().to_owned()),
@@ -129,11 +142,16 @@ fn list(agents: &[AgentInfo], form: Form, names: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-const fn state(agent: &AgentInfo) -> &'static str {
-    match (agent.revoked_at, agent.connected) {
-        (Some(_), _) => "revoked",
-        (None, true) => "connected",
-        (None, false) => "away",
+fn state(agent: &AgentInfo) -> String {
+    let state = match (agent.revoked_at, &agent.quarantine, agent.connected) {
+        (Some(_), ..) => "revoked",
+        (None, Some(_), _) => "quarantined",
+        (None, None, true) => "connected",
+        (None, None, false) => "away",
+    };
+    match agent.clock.filter(|clock| clock.is_skewed()) {
+        Some(clock) => format!("{state}, clock {clock}"),
+        None => state.to_owned(),
     }
 }
 
@@ -148,6 +166,8 @@ fn details(agent: &AgentInfo) -> String {
         ("id", agent.id.to_string()),
         ("state", format!("{}{since}", state(agent))),
         ("address", agent.address.clone().unwrap_or_default()),
+        ("heard", agent.heard_at.map(moment::rfc3339).unwrap_or_default()),
+        ("clock", agent.clock.map(|clock| clock.to_string()).unwrap_or_default()),
         ("labels", labels_text(&agent.labels)),
         ("enrolled", moment::rfc3339(agent.enrolled_at)),
     ];
@@ -163,6 +183,22 @@ fn details(agent: &AgentInfo) -> String {
             ("tasks end by", facts.containment.clone()),
             ("root", if facts.root { "yes" } else { "no" }.to_owned()),
         ]);
+    }
+    if let Some(quarantine) = &agent.quarantine {
+        lines.push((
+            "quarantined",
+            format!("since {}: two machines use this identity", moment::rfc3339(quarantine.since)),
+        ));
+        for (key, party) in ["first", "second"].into_iter().zip(&quarantine.parties) {
+            let seen = moment::rfc3339(party.seen_at);
+            let Party { address, machine, boot, start, .. } = party;
+            lines.push((key, format!("{address}, seen {seen}")));
+            lines.extend([
+                ("  machine", machine.clone()),
+                ("  boot", boot.to_string()),
+                ("  start", start.to_string()),
+            ]);
+        }
     }
     lines.into_iter().map(|(key, value)| format!("{key:<12}  {value}").trim_end().to_owned() + "\n").collect()
 }
@@ -230,10 +266,7 @@ impl std::str::FromStr for Change {
 /// 64 hexadecimal digits; colons and either case are taken, as other tools print them.
 fn fingerprint(text: &str) -> Result<[u8; 32], &'static str> {
     const REFUSED: &str = "a fingerprint has 64 hexadecimal digits: copy what the machine printed";
-    let digits: Option<Vec<u32>> = text.chars().filter(|c| *c != ':').map(|c| c.to_digit(16)).collect();
-    let digits = digits.filter(|digits| digits.len() == 64).ok_or(REFUSED)?;
-    let bytes: Vec<u8> = digits.chunks_exact(2).filter_map(|pair| u8::try_from(pair[0] * 16 + pair[1]).ok()).collect();
-    bytes.try_into().map_err(|_| REFUSED)
+    json::unhex(&text.replace(':', "")).ok_or(REFUSED)
 }
 
 /// An agent as `-o json` shows it; the shape is public.
@@ -243,9 +276,39 @@ struct AgentJson<'a> {
     id: String,
     connected: bool,
     since: Option<String>,
+    heard_at: Option<String>,
+    clock_offset_ms: Option<i64>,
+    quarantine: Option<QuarantineJson<'a>>,
     version: Option<&'a str>,
     labels: std::collections::BTreeMap<&'a str, &'a str>,
     facts: Option<FactsJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct QuarantineJson<'a> {
+    since: String,
+    parties: [PartyJson<'a>; 2],
+}
+
+#[derive(Serialize)]
+struct PartyJson<'a> {
+    address: &'a str,
+    machine: &'a str,
+    boot: String,
+    start: String,
+    seen_at: String,
+}
+
+impl<'a> From<&'a Party> for PartyJson<'a> {
+    fn from(party: &'a Party) -> Self {
+        Self {
+            address: &party.address,
+            machine: &party.machine,
+            boot: party.boot.to_string(),
+            start: party.start.to_string(),
+            seen_at: moment::rfc3339(party.seen_at),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -270,6 +333,12 @@ impl<'a> From<&'a AgentInfo> for AgentJson<'a> {
             id: agent.id.to_string(),
             connected: agent.connected,
             since: agent.since.map(moment::rfc3339),
+            heard_at: agent.heard_at.map(moment::rfc3339),
+            clock_offset_ms: agent.clock.map(|clock| clock.0),
+            quarantine: agent.quarantine.as_ref().map(|quarantine| QuarantineJson {
+                since: moment::rfc3339(quarantine.since),
+                parties: quarantine.parties.each_ref().map(Into::into),
+            }),
             version: agent.facts.as_ref().map(|facts| facts.agent_version.as_str()),
             labels: agent.labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
             facts: agent.facts.as_ref().map(|facts| FactsJson {
@@ -324,10 +393,13 @@ mod tests {
             facts: None,
             enrolled_at: muster_proto::time::Timestamp::from_millis(0),
             revoked_at: None,
+            clock: Some(muster_proto::fleet::ClockOffset(-1_500)),
+            quarantine: None,
+            heard_at: None,
         };
         assert_eq!(
             serde_json::to_string(&AgentJson::from(&agent)).expect("json"),
-            r#"{"host":"web01","id":"00000000000000000000000000","connected":true,"since":"1970-01-01T00:00:00.000Z","version":null,"labels":{"role":"web"},"facts":null}"#
+            r#"{"host":"web01","id":"00000000000000000000000000","connected":true,"since":"1970-01-01T00:00:00.000Z","heard_at":null,"clock_offset_ms":-1500,"quarantine":null,"version":null,"labels":{"role":"web"},"facts":null}"#
         );
     }
 }

@@ -1,12 +1,11 @@
 //! `muster attach`: follow a job that was started earlier, or elsewhere.
 
 use super::follow::{self, Follower, Since};
-use crate::args;
+use crate::args::{self, JobRef};
 use crate::client::JobDetails;
 use crate::exit::Exit;
 use crate::settings::Settings;
 use crate::track::Track;
-use muster_proto::id::JobId;
 use muster_proto::job::JobSpec;
 use muster_proto::name::HostName;
 use std::rc::Rc;
@@ -14,9 +13,9 @@ use std::rc::Rc;
 /// Options of `muster attach`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The job
+    /// The job: its id, the beginning of it, or last for your newest
     #[arg(value_name = "ID", value_parser = args::job)]
-    job: JobId,
+    job: JobRef,
     /// Show only what happened after this event, by its number in -o jsonl
     #[arg(long, value_name = "SEQ", value_parser = args::number::<u64>(..), default_value_t = 0, hide_default_value = true)]
     after: u64,
@@ -28,7 +27,7 @@ pub struct Args {
 pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     args.follow.check()?;
     let client = settings.connect().await?;
-    let JobDetails { summary, signed, hosts } = client.job(args.job).await?;
+    let JobDetails { summary, signed, hosts } = client.job(args.job.find(&client).await?).await?;
     let names: Rc<[HostName]> = hosts.iter().map(|host| host.target.name.clone()).collect();
     let mut track = Track::new(names.clone());
     if args.after > 0 {

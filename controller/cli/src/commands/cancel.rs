@@ -1,6 +1,6 @@
 //! `muster cancel`: end a job everywhere, and wait until that is confirmed.
 
-use crate::args;
+use crate::args::{self, JobRef};
 use crate::client::{Cancelled, Client, JobDetails};
 use crate::exit::Exit;
 use crate::settings::Settings;
@@ -17,9 +17,9 @@ const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)]
 /// Options of `muster cancel`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The job
+    /// The job: its id, the beginning of it, or last for your newest
     #[arg(value_name = "ID", value_parser = args::job)]
-    job: JobId,
+    job: JobRef,
     /// Do not wait until all hosts ended
     #[arg(short = 'd', long)]
     detach: bool,
@@ -28,12 +28,13 @@ pub struct Args {
 /// Performs `muster cancel`.
 pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     let client = settings.connect().await?;
-    if client.cancel(args.job).await? == Cancelled::AlreadyDone {
-        show::note(&format!("job {} was over before the cancel came", args.job));
+    let job = args.job.find(&client).await?;
+    if client.cancel(job).await? == Cancelled::AlreadyDone {
+        show::note(&format!("job {job} was over before the cancel came"));
     } else if args.detach {
         return Ok(Exit::Success);
     }
-    let JobDetails { summary, hosts, .. } = wait(&client, args.job).await?;
+    let JobDetails { summary, hosts, .. } = wait(&client, job).await?;
     let ends = hosts.iter().map(|host| (&host.target.name, host.outcome.as_ref().map(|outcome| outcome.state)));
     let took = summary.created_at.until(summary.done_at.unwrap_or_else(|| SystemTime::now().into()));
     show::note(&summary::closing("cancel", ends, took, summary.job));

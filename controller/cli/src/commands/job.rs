@@ -1,21 +1,20 @@
 //! `muster job ID`: one job with all its hosts.
 
 use super::jobs::result;
-use crate::args::{self, Form};
+use crate::args::{self, Form, JobRef};
 use crate::client::JobDetails;
 use crate::exit::Exit;
 use crate::settings::Settings;
 use crate::show::table::Table;
 use crate::show::{self, command, json, moment, summary};
-use muster_proto::id::JobId;
 use muster_proto::job::{JobHost, JobSpec};
 
 /// Options of `muster job`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The job's id, as `muster jobs` lists it
+    /// The job: its id as `muster jobs` lists it, the beginning of it, or last for your newest
     #[arg(value_name = "ID", value_parser = args::job)]
-    job: JobId,
+    job: JobRef,
     /// Form of what is shown
     #[arg(short = 'o', value_name = "text|json", value_enum, default_value_t, hide_possible_values = true)]
     form: Form,
@@ -23,7 +22,8 @@ pub struct Args {
 
 /// Performs `muster job`.
 pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
-    let job = settings.connect().await?.job(args.job).await?;
+    let client = settings.connect().await?;
+    let job = client.job(args.job.find(&client).await?).await?;
     match args.form {
         Form::Json => show::data(&format!("{}\n", serde_json::to_string(&json::job(&job)?)?))?,
         Form::Text => show::data(&format!("{}\n{}", head(&job), table(&job.hosts)))?,

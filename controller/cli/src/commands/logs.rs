@@ -1,7 +1,7 @@
 //! `muster logs`: the stored output of a job.
 
 use super::follow::{LINK_BROKEN, is_closed_pipe, show_stored};
-use crate::args;
+use crate::args::{self, JobRef};
 use crate::client::{Follow, JobDetails};
 use crate::exit::Exit;
 use crate::feed::{Feed, Item};
@@ -11,16 +11,15 @@ use crate::show::json;
 use crate::show::lines::{Lines, Prefix};
 use clap::ValueEnum;
 use muster_proto::event::{EventKind, Stream};
-use muster_proto::id::JobId;
 use muster_proto::name::HostName;
 use std::rc::Rc;
 
 /// Options of `muster logs`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The job
+    /// The job: its id, the beginning of it, or last for your newest
     #[arg(value_name = "ID", value_parser = args::job)]
-    job: JobId,
+    job: JobRef,
     /// Only these of its hosts
     #[arg(short = 'w', long, value_name = "EXPR", default_value = "", hide_default_value = true)]
     targets: String,
@@ -50,7 +49,7 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
 
 async fn print(args: &Args, settings: &Settings) -> anyhow::Result<Exit> {
     let client = settings.connect().await?;
-    let JobDetails { summary, hosts, .. } = client.job(args.job).await?;
+    let JobDetails { summary, hosts, .. } = client.job(args.job.find(&client).await?).await?;
     let names: Rc<[HostName]> = hosts.into_iter().map(|host| host.target.name).collect();
     let prefix = if args.no_prefix { Prefix::None } else { Prefix::Host };
     let (mut lines, mut console) = (Lines::new(names.clone(), prefix), Console::new());

@@ -3,7 +3,7 @@
 //! The old job's signature is verified before its command is signed anew: a controller cannot slip another one in.
 
 use super::launch::{self, Concurrency, Request, launch};
-use crate::args;
+use crate::args::{self, JobRef};
 use crate::client::{Client, ClientError, JobDetails, Selection};
 use crate::exit::{Exit, Usage};
 use crate::settings::Settings;
@@ -18,9 +18,9 @@ use std::time::Instant;
 /// Options of `muster rerun`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The job
+    /// The job: its id, the beginning of it, or last for your newest
     #[arg(value_name = "ID", value_parser = args::job)]
-    job: JobId,
+    job: JobRef,
     #[command(flatten)]
     which: Which,
     #[command(flatten)]
@@ -52,12 +52,14 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     let typed_at = Instant::now();
     args.launch.follow.check()?;
     let context = settings.context()?;
-    let JobDetails { signed, hosts, .. } = Client::connect(&context).await?.job(args.job).await?;
+    let client = Client::connect(&context).await?;
+    let job = args.job.find(&client).await?;
+    let JobDetails { signed, hosts, .. } = client.job(job).await?;
     let names = chosen(&hosts, |state| args.which.includes(state));
     if names.is_empty() {
-        return Err(Usage(format!("no host of job {} ended so: see `muster job {0}`", args.job)).into());
+        return Err(Usage(format!("no host of job {job} ended so: see `muster job {job}`")).into());
     }
-    let old = verified(&context, args.job, &signed)?;
+    let old = verified(&context, job, &signed)?;
     let job_timeout = old.created_at.until(old.start_before);
     let Work::Command(command) = old.work;
     let request = Request {

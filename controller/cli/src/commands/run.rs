@@ -10,7 +10,7 @@ use crate::exit::{Exit, Usage};
 use crate::settings::Settings;
 use bytes::Bytes;
 use clap::CommandFactory as _;
-use muster_proto::command::{BlobRef, Command, EnvVar, Program};
+use muster_proto::command::{BlobRef, Command, EnvVar, OutputLimit, Program};
 use muster_proto::limits;
 use sha2::{Digest as _, Sha256};
 use std::ffi::{OsStr, OsString};
@@ -92,6 +92,10 @@ struct Execution {
     /// Carry this file along and execute it; the words are its arguments
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
+    /// Output kept of each host, as 1M: four fifths from its beginning, the rest from its end [default: 16M and 4M];
+    /// none keeps all, and a program that is faster than the link waits
+    #[arg(long, value_name = "SIZE|none", value_parser = args::output_limit)]
+    output_limit: Option<OutputLimit>,
 }
 
 /// Performs `muster run`.
@@ -187,6 +191,7 @@ fn command(
     let mut command = Command::new(program);
     command.timeout = pace.timeout;
     command.grace = pace.grace;
+    command.output = execution.output_limit.unwrap_or_default();
     command.run_as = execution.run_as;
     command.cwd = execution.cwd.map(OsString::into_vec);
     command.env = execution.env.iter().map(|pair| variable(pair)).collect::<Result<_, _>>()?;

@@ -60,15 +60,15 @@ struct EventJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<&'a str>,
     #[serde(flatten)]
-    details: Details,
+    details: Details<'a>,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Details {
+enum Details<'a> {
     None {},
     Planned { targets: u32, digest: String },
-    Text { stream: &'static str, text: String },
+    Text { stream: &'static str, text: &'a str },
     B64 { stream: &'static str, b64: String },
     Truncated { stream: &'static str, bytes: u64 },
     Finished(OutcomeJson),
@@ -90,13 +90,13 @@ const fn kind_word(kind: &EventKind) -> &'static str {
     }
 }
 
-fn details(kind: &EventKind) -> Details {
+fn details(kind: &EventKind) -> Details<'_> {
     match kind {
         EventKind::Planned { targets, root } => Details::Planned { targets: *targets, digest: hex(root) },
         EventKind::Offered { .. } | EventKind::Accepted { .. } | EventKind::Started { .. } => Details::None {},
-        EventKind::Output { stream, data, .. } => match Bytes::from(&data[..]) {
-            Bytes::Text(text) => Details::Text { stream: stream.as_str(), text },
-            Bytes::Other { b64 } => Details::B64 { stream: stream.as_str(), b64 },
+        EventKind::Output { stream, data, .. } => match std::str::from_utf8(data) {
+            Ok(text) => Details::Text { stream: stream.as_str(), text },
+            Err(_) => Details::B64 { stream: stream.as_str(), b64: STANDARD.encode(data) },
         },
         EventKind::Truncated { stream, bytes, .. } => Details::Truncated { stream: stream.as_str(), bytes: *bytes },
         EventKind::Finished { outcome, .. } => Details::Finished(outcome.into()),
@@ -236,6 +236,14 @@ pub fn millis(span: Duration) -> u64 {
 /// Digits and letters, lower case.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// 32 bytes from what [`hex`] makes of them.
+pub fn unhex(text: &str) -> Option<[u8; 32]> {
+    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+    let pairs = digits?;
+    let bytes: Vec<u8> = pairs.chunks_exact(2).filter_map(|pair| u8::try_from(pair[0] * 16 + pair[1]).ok()).collect();
+    if pairs.len() == 64 { bytes.try_into().ok() } else { None }
 }
 
 /// A host's output as it is gathered for `-o json`.

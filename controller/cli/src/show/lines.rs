@@ -8,6 +8,7 @@ use super::console::{Console, Sink};
 use super::sanitise::Sanitiser;
 use super::summary::thousands;
 use anstyle::{AnsiColor, Style};
+use memchr::{memchr_iter, memrchr};
 use muster_proto::event::Stream;
 use muster_proto::name::HostName;
 use std::collections::HashMap;
@@ -35,6 +36,8 @@ pub struct Lines {
     unfinished: HashMap<(u32, Stream), Unfinished>,
     /// Whose line each of our outputs ends with, if that line is not complete.
     open: [Option<u32>; 2],
+    /// Lines with their prefixes, on their way out.
+    block: Vec<u8>,
 }
 
 #[derive(Default)]
@@ -46,27 +49,43 @@ struct Unfinished {
 impl Lines {
     /// For hosts with these names, in the order of the job's frozen list.
     pub fn new(names: Rc<[HostName]>, prefix: Prefix) -> Self {
-        Self { names, prefix, unfinished: HashMap::new(), open: [None; 2] }
+        Self { names, prefix, unfinished: HashMap::new(), open: [None; 2], block: Vec::new() }
     }
 
     /// A piece of output arrived.
     pub fn output(&mut self, console: &mut Console, target: u32, stream: Stream, data: &[u8]) -> io::Result<()> {
-        let sink = console.sink(stream);
-        let held = self.unfinished.entry((target, stream)).or_default();
-        match sink {
-            Sink::Pipe => held.bytes.extend_from_slice(data),
-            Sink::Terminal { .. } => {
-                let mut clean = String::new();
-                held.sanitiser.push(data, &mut clean);
-                held.bytes.extend_from_slice(clean.as_bytes());
-            }
+        match console.sink(stream) {
+            Sink::Pipe => self.pass(console, target, stream, data),
+            Sink::Terminal { .. } => self.sanitised(console, target, stream, data),
         }
-        let whole = held.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
-        let max = match sink {
-            Sink::Pipe => PIPE_PIECE_BYTES_MAX,
-            Sink::Terminal { .. } => TERMINAL_LINE_BYTES_MAX,
+    }
+
+    /// On a pipe: whole lines go straight through, and only what is left of the last one is kept.
+    fn pass(&mut self, console: &mut Console, target: u32, stream: Stream, data: &[u8]) -> io::Result<()> {
+        let held = self.unfinished.entry((target, stream)).or_default();
+        let whole = memrchr(b'\n', data).map_or(0, |last| last + 1);
+        let ready = match held.bytes.len() * usize::from(whole == 0) + data.len() - whole {
+            rest if rest < PIPE_PIECE_BYTES_MAX => whole,
+            _ => data.len(),
         };
-        let ready = if held.bytes.len() - whole < max { whole } else { char_boundary(&held.bytes, held.bytes.len()) };
+        let (ready, rest) = data.split_at(ready);
+        let begun = if ready.is_empty() { Vec::new() } else { std::mem::take(&mut held.bytes) };
+        held.bytes.extend_from_slice(rest);
+        [&begun, ready]
+            .into_iter()
+            .filter(|piece| !piece.is_empty())
+            .try_for_each(|piece| self.write(console, target, stream, piece))
+    }
+
+    /// On a terminal: clean text, a line at a time.
+    fn sanitised(&mut self, console: &mut Console, target: u32, stream: Stream, data: &[u8]) -> io::Result<()> {
+        let held = self.unfinished.entry((target, stream)).or_default();
+        let mut clean = String::new();
+        held.sanitiser.push(data, &mut clean);
+        held.bytes.extend_from_slice(clean.as_bytes());
+        let whole = memrchr(b'\n', &held.bytes).map_or(0, |last| last + 1);
+        let long = held.bytes.len() - whole >= TERMINAL_LINE_BYTES_MAX;
+        let ready = if long { char_boundary(&held.bytes, held.bytes.len()) } else { whole };
         if ready == 0 {
             return Ok(());
         }
@@ -136,37 +155,48 @@ impl Lines {
             }
             (Prefix::Host, _) => format!("{name}: "),
         };
+        if sink == Sink::Pipe {
+            return self.write_block(console, target, stream, prefix.as_bytes(), bytes);
+        }
         for mut line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            if sink == Sink::Pipe {
-                self.write_piece(console, target, stream, &prefix, line)?;
-                continue;
-            }
             while line.len() > TERMINAL_LINE_BYTES_MAX {
                 let (piece, rest) = line.split_at(char_boundary(line, TERMINAL_LINE_BYTES_MAX));
-                self.write_piece(console, target, stream, &prefix, piece)?;
+                self.write_block(console, target, stream, prefix.as_bytes(), piece)?;
                 self.close(console, stream)?;
                 line = rest;
             }
-            self.write_piece(console, target, stream, &prefix, line)?;
+            self.write_block(console, target, stream, prefix.as_bytes(), line)?;
             self.close(console, stream)?;
         }
         Ok(())
     }
 
-    fn write_piece(
+    /// Writes lines with a prefix before each that begins here.
+    fn write_block(
         &mut self,
         console: &mut Console,
         target: u32,
         stream: Stream,
-        prefix: &str,
-        piece: &[u8],
+        prefix: &[u8],
+        block: &[u8],
     ) -> io::Result<()> {
         if self.open[stream as usize] != Some(target) {
             self.close(console, stream)?;
-            console.write(stream, prefix.as_bytes())?;
+            console.write(stream, prefix)?;
         }
-        self.open[stream as usize] = (!piece.ends_with(b"\n")).then_some(target);
-        console.write(stream, piece)
+        self.open[stream as usize] = (!block.ends_with(b"\n")).then_some(target);
+        if prefix.is_empty() {
+            return console.write(stream, block);
+        }
+        let mut begin = 0;
+        self.block.clear();
+        for end in memchr_iter(b'\n', block).map(|newline| newline + 1).filter(|end| *end < block.len()) {
+            self.block.extend_from_slice(&block[begin..end]);
+            self.block.extend_from_slice(prefix);
+            begin = end;
+        }
+        self.block.extend_from_slice(&block[begin..]);
+        console.write(stream, &self.block)
     }
 
     /// Ends an open line of ours, whosever it is.

@@ -11,6 +11,15 @@ pub fn rfc3339(time: Timestamp) -> String {
     format!("{time:.3}")
 }
 
+/// The same to the second, for columns.
+pub fn to_second(time: Timestamp) -> String {
+    let text = rfc3339(time);
+    match text.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => text,
+    }
+}
+
 /// How long ago it was, in the largest unit that says enough: `42 s`, `17 min`, `5 h`, `12 d`.
 pub fn ago(time: Timestamp) -> String {
     let seconds = time.until(SystemTime::now().into()).as_secs();

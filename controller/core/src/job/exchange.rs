@@ -13,6 +13,16 @@ pub enum Input {
         /// Whose agent.
         target: u32,
     },
+    /// Two machines use the agent's identity: until that is resolved it counts as away.
+    Quarantined {
+        /// Whose agent.
+        target: u32,
+    },
+    /// It is known again which machine is the agent: it may come back.
+    Released {
+        /// Whose agent.
+        target: u32,
+    },
     /// The agent will never be heard again.
     Revoked {
         /// Whose agent.
@@ -29,6 +39,11 @@ pub enum Input {
     Cancel {
         /// Who.
         operator: OperatorName,
+    },
+    /// Nothing more of it may start; what runs goes on.
+    Stop {
+        /// Why, as one line for people.
+        reason: String,
     },
 }
 
@@ -50,6 +65,16 @@ pub struct Effects {
     pub late: Vec<(u32, String)>,
 }
 
+impl Effects {
+    /// One acknowledgement a batch is enough: a later one says what an earlier one said.
+    pub(super) fn ack(&mut self, target: u32, next_frame: u64) {
+        match self.sends.last_mut() {
+            Some(Send::Ack(last, frame)) if *last == target => *frame = next_frame,
+            _ => self.sends.push(Send::Ack(target, next_frame)),
+        }
+    }
+}
+
 /// A message to the agent of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Send {
@@ -57,6 +82,8 @@ pub enum Send {
     Offer(u32, Duration),
     /// End it, or never start it.
     Cancel(u32),
+    /// Never start it; if it runs, let it.
+    Withdraw(u32),
     /// All frames before this one are durable.
     Ack(u32, u64),
     /// Its end is durable.

@@ -9,9 +9,9 @@ use muster_proto::link::{Frame, RejectKind};
 use muster_proto::outcome::{End, EndKind};
 use proptest::prelude::*;
 
-const START: Timestamp = Timestamp::from_millis(1_000_000);
+pub(super) const START: Timestamp = Timestamp::from_millis(1_000_000);
 
-fn spec(targets: u32, concurrency: Option<u32>) -> JobSpec {
+pub(super) fn spec(targets: u32, concurrency: Option<u32>) -> JobSpec {
     JobSpec {
         cluster: ClusterId::from_bytes([1; 16]),
         job: JobId::from_bytes([2; 16]),
@@ -26,11 +26,11 @@ fn spec(targets: u32, concurrency: Option<u32>) -> JobSpec {
     }
 }
 
-fn operator() -> OperatorName {
+pub(super) fn operator() -> OperatorName {
     "ada".parse().expect("a name")
 }
 
-fn exited(code: u8) -> TaskReport {
+pub(super) fn exited(code: u8) -> TaskReport {
     TaskReport::Exited { frames: 0, end: End { kind: EndKind::Exit(code), duration: Duration::from_millis(3) } }
 }
 
@@ -316,6 +316,41 @@ fn gaps_are_few_and_never_empty() {
     assert_eq!(world.report(0, gap(4, 1)), Err(Refused::Limit));
 }
 
+#[test]
+fn a_stopped_job_starts_nothing_more_and_ends_nothing() {
+    let mut world = World::new(5, Some(3)).all_connected();
+    world.report(1, TaskReport::Accepted).expect("fits");
+    world.report(2, TaskReport::Started).expect("fits");
+    world.give(Input::Stop { reason: "bob was disabled".into() }).expect("a fact");
+    assert_eq!((world.outcome(3), world.outcome(4)), (Some(State::Skipped), Some(State::Skipped)));
+    assert_eq!([0, 1, 2].map(|target| world.sent(Send::Withdraw(target))), [1, 1, 0], "what runs goes on");
+    // It has not come yet, it waits on the host, and it runs.
+    world.give(Input::Disconnected { target: 0 }).expect("a fact");
+    world.connect(0, None);
+    world.report(0, TaskReport::Never).expect("fits");
+    let kind = RejectKind::Cancelled;
+    world.report(1, TaskReport::Rejected { kind, reason: "cancelled".into() }).expect("fits");
+    world.report(2, exited(0)).expect("fits");
+    assert_eq!((world.outcome(0), world.outcome(2)), (Some(State::Skipped), Some(State::Succeeded)));
+    let reason = world.job.tasks[1].outcome().and_then(|outcome| outcome.reason.as_deref());
+    assert_eq!(reason, Some("bob was disabled"));
+    world.check();
+}
+
+#[test]
+fn a_quarantined_agent_is_away_and_the_reason_says_so() {
+    let mut world = World::new(2, None);
+    world.give(Input::Quarantined { target: 0 }).expect("a fact");
+    world.give(Input::Quarantined { target: 1 }).expect("a fact");
+    world.give(Input::Released { target: 1 }).expect("a fact");
+    world.connect(1, None);
+    assert_eq!(world.sent(Send::Offer(1, Duration::from_secs(30))), 1, "what was resolved in time goes on");
+    world.pass(Duration::from_secs(31));
+    let outcome = world.job.tasks[0].outcome().expect("its window closed");
+    assert_eq!(outcome.state, State::Unreachable);
+    assert!(outcome.reason.as_deref().is_some_and(|reason| reason.contains("muster agents resolve")), "{outcome:?}");
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Connect(u32, Option<Held>),
@@ -349,7 +384,10 @@ fn step(targets: u32) -> impl Strategy<Value = Step> {
             Step::Connect(target, started.map(|started| Held { started }))
         }),
         1 => target.clone().prop_map(|target| Step::Give(Input::Disconnected { target })),
+        1 => target.clone().prop_map(|target| Step::Give(Input::Quarantined { target })),
+        1 => target.clone().prop_map(|target| Step::Give(Input::Released { target })),
         1 => target.prop_map(|target| Step::Give(Input::Revoked { target })),
+        1 => Just(Step::Give(Input::Stop { reason: "no more".into() })),
         1 => Just(Step::Give(Input::Cancel { operator: operator() })),
         2 => (0..400_u64).prop_map(|seconds| Step::Pass(Duration::from_secs(seconds))),
     ]

@@ -1,7 +1,6 @@
 //! What waits for an agent, as the stream its connection pulls: nothing is made before there is room to send it.
 
-use super::Opening;
-use crate::sessions::{OfferedJob, Outgoing};
+use crate::sessions::{Mailbox, OfferedJob, Outgoing};
 use futures_util::Stream;
 use futures_util::stream;
 use muster_proto::command::BlobRef;
@@ -15,9 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::error;
 
@@ -27,16 +24,14 @@ pub type OutboxStream = Pin<Box<dyn Stream<Item = Result<wire::ToAgent, Status>>
 /// Bytes of payloads after which a batch is sent as it is.
 const BATCH_BYTES_FULL: usize = 1 << 20;
 
-/// One session's messages in order: the opening, then whatever is queued.
+/// One session's messages in order.
 pub struct Outbox {
     store: Store,
-    opening: Option<oneshot::Receiver<Opening>>,
-    queue: mpsc::Receiver<Outgoing>,
-    /// Taken from the queue, not yet sent.
+    mailbox: Arc<Mailbox>,
+    /// Taken from the mailbox, not yet sent.
     steps: VecDeque<Step>,
     /// The blob that is first in `steps`, once it is open.
     blob: Option<OpenBlob>,
-    close: CancellationToken,
 }
 
 enum Step {
@@ -53,36 +48,30 @@ struct OpenBlob {
 }
 
 impl Outbox {
-    /// A session's stream. Nothing of the queue is sent before the opening.
-    pub fn new(
-        store: Store,
-        opening: oneshot::Receiver<Opening>,
-        queue: mpsc::Receiver<Outgoing>,
-        close: CancellationToken,
-    ) -> Self {
-        Self { store, opening: Some(opening), queue, steps: VecDeque::new(), blob: None, close }
+    /// A session's stream.
+    pub fn new(store: Store, mailbox: Arc<Mailbox>) -> Self {
+        Self { store, mailbox, steps: VecDeque::new(), blob: None }
     }
 
-    /// The stream. It ends when the session is closed.
+    /// The stream. It ends when the session is closed, with the last that is to be said.
     pub fn into_stream(self) -> OutboxStream {
-        Box::pin(stream::unfold(self, |mut outbox| async move {
-            let close = outbox.close.clone();
-            let batch = tokio::select! {
-                batch = outbox.next() => batch?,
-                () = close.cancelled() => return None,
+        Box::pin(stream::unfold(Some(self), |outbox| async move {
+            let mut outbox = outbox?;
+            let mailbox = Arc::clone(&outbox.mailbox);
+            let (batch, rest) = tokio::select! {
+                biased;
+                () = mailbox.ended() => (vec![mailbox.farewell()?], None),
+                batch = outbox.next() => (batch?, Some(outbox)),
             };
-            Some((Ok(wire::ToAgent { messages: batch.into_iter().map(Into::into).collect() }), outbox))
+            Some((Ok(wire::ToAgent { messages: batch.into_iter().map(Into::into).collect() }), rest))
         }))
     }
 
     /// What is ready to be sent; `None` when the session must end.
     async fn next(&mut self) -> Option<Vec<ToAgent>> {
-        if let Some(opening) = self.opening.take() {
-            return opening.await.ok();
-        }
         loop {
             match self.steps.front() {
-                None => self.refill().await?,
+                None => self.refill().await,
                 Some(&Step::Blob(blob)) => match self.chunk(blob).await? {
                     Some(chunk) => return Some(vec![chunk]),
                     None => _ = self.steps.pop_front(),
@@ -92,12 +81,10 @@ impl Outbox {
         }
     }
 
-    async fn refill(&mut self) -> Option<()> {
-        let mut taken = Vec::new();
-        if self.queue.recv_many(&mut taken, limits::MESSAGES_PER_BATCH_MAX).await == 0 {
-            return None;
-        }
-        for outgoing in taken {
+    async fn refill(&mut self) {
+        // Nothing is held while nothing waits: there are as many of these as agents.
+        self.steps = VecDeque::new();
+        for outgoing in self.mailbox.take().await {
             match outgoing {
                 Outgoing::Message(message) => self.steps.push_back(Step::Message(message)),
                 Outgoing::Offer { job, task, until } => {
@@ -106,21 +93,24 @@ impl Outbox {
                 }
             }
         }
-        Some(())
     }
 
     /// As much as is there and fits, up to a blob that has to go first.
     fn batch(&mut self) -> Vec<ToAgent> {
-        let mut batch = Vec::with_capacity(self.steps.len());
+        let mut batch = Vec::with_capacity(self.steps.len().min(limits::MESSAGES_PER_BATCH_MAX));
         let mut bytes = 0;
-        while bytes < BATCH_BYTES_FULL && !matches!(self.steps.front(), None | Some(Step::Blob(_))) {
+        while bytes < BATCH_BYTES_FULL && batch.len() < limits::MESSAGES_PER_BATCH_MAX {
             match self.steps.pop_front() {
                 Some(Step::Message(message)) => batch.push(message),
                 Some(Step::Offer { job, task, until }) => {
                     bytes += job.signed.payload.len();
                     batch.extend(offer(&job, task, until));
                 }
-                Some(Step::Blob(_)) | None => {}
+                Some(blob @ Step::Blob(_)) => {
+                    self.steps.push_front(blob);
+                    break;
+                }
+                None => break,
             }
         }
         batch

@@ -4,9 +4,10 @@
 //! rings the doorbell, answers, and sends. While the store commits, the next facts gather: under load a commit
 //! carries many.
 
-use super::{Progress, Resumption, TaskView, view_of};
+use super::{Engine, Look, Progress, Resumption, TaskView, view_of};
 use crate::clock;
-use crate::sessions::{Epoch, OfferedJob, Outgoing, Sessions};
+use crate::sessions::{Contact, Epoch, OfferedJob, Outgoing, Sessions};
+use crate::stats::Stats;
 use muster_core::job::{self, Effects, Held, Job, Say, Send};
 use muster_proto::id::{AgentId, TaskId};
 use muster_proto::job::{JobState, SignedJob, Target};
@@ -35,14 +36,24 @@ pub(super) enum Input {
     Hello { agent: AgentId, epoch: Epoch, held: Vec<(TaskId, Held)>, answer: oneshot::Sender<Resumption> },
     /// A session ended.
     Gone { agent: AgentId, epoch: Epoch },
+    /// Two machines use an agent's identity.
+    Quarantined { agent: AgentId },
+    /// It is known again which of the two is the agent.
+    Released { agent: AgentId },
     /// An agent will never be heard again.
     Revoked { agent: AgentId },
+    /// An operator was disabled: if the job is theirs, nothing more of it starts.
+    Stop { operator: OperatorName, actor: String },
     /// An agent speaks of its tasks.
     Reports(Reports),
     /// An operator wants it ended.
     Cancel { operator: OperatorName, answer: oneshot::Sender<()> },
     /// An operator wants to see where the targets stand.
     View { answer: oneshot::Sender<Vec<TaskView>> },
+    /// An operator asks about one target.
+    Look { target: u32, answer: oneshot::Sender<Look> },
+    /// An operator asks where those stand that are not over.
+    Survey { answer: oneshot::Sender<Vec<muster_proto::job::Phase>> },
 }
 
 /// What an agent says in one session, in order.
@@ -62,6 +73,7 @@ pub(super) struct Running {
     epochs: Vec<Option<Epoch>>,
     store: Store,
     sessions: Sessions,
+    stats: Arc<Stats>,
 }
 
 /// What is done once the events are durable.
@@ -71,22 +83,18 @@ struct Afterwards {
     messages: Vec<(AgentId, Epoch, Outgoing)>,
     hellos: Vec<(oneshot::Sender<Resumption>, Resumption)>,
     cancels: Vec<oneshot::Sender<()>>,
+    views: Vec<oneshot::Sender<Vec<TaskView>>>,
     audit: Vec<AuditEntry>,
 }
 
 impl Running {
-    pub(super) fn new(
-        job: Job,
-        signed: SignedJob,
-        targets: Arc<[Target]>,
-        tree: Tree,
-        store: Store,
-        sessions: Sessions,
-    ) -> Self {
+    pub(super) fn new(job: Job, signed: SignedJob, targets: Arc<[Target]>, tree: Tree, engine: Engine) -> Self {
         let blobs = job.spec().command().blobs().collect();
         let places = targets.iter().zip(0..).map(|(target, place)| (target.agent, place)).collect();
         let epochs = vec![None; targets.len()];
-        Self { job, offered: Arc::new(OfferedJob { signed, tree, blobs }), targets, places, epochs, store, sessions }
+        let offered = Arc::new(OfferedJob { signed, tree, blobs });
+        let Engine { store, sessions, stats, .. } = engine;
+        Self { job, offered, targets, places, epochs, store, sessions, stats }
     }
 
     /// Is the job until it is done. Returns what agents had said by then that it did not take.
@@ -127,11 +135,16 @@ impl Running {
 
     /// The sessions that were there before the job.
     fn meet_connected(&mut self, after: &mut Afterwards) {
-        self.epochs = self.sessions.epochs(self.targets.iter().map(|target| target.agent));
-        for (place, epoch) in (0_u32..).zip(self.epochs.clone()) {
-            // A job that was taken up again meets nobody: listeners open after it.
-            if epoch.is_some() {
-                self.job.connected(place, None, clock::now(), &mut after.effects);
+        let contacts = self.sessions.contacts(self.targets.iter().map(|target| target.agent));
+        for (target, contact) in (0_u32..).zip(contacts) {
+            match contact {
+                // A job that was taken up again meets nobody: listeners open after it.
+                Contact::Here(epoch) => {
+                    self.epochs[target as usize] = Some(epoch);
+                    self.job.connected(target, None, clock::now(), &mut after.effects);
+                }
+                Contact::Quarantined => self.inform(job::Input::Quarantined { target }, clock::now(), after),
+                Contact::Away => {}
             }
         }
     }
@@ -148,12 +161,14 @@ impl Running {
                     let _ = self.job.apply(job::Input::Disconnected { target }, now, &mut after.effects);
                 }
             }
-            Input::Revoked { agent } => {
+            Input::Quarantined { agent } => self.lose(agent, |target| job::Input::Quarantined { target }, now, after),
+            Input::Released { agent } => {
                 if let Some(&target) = self.places.get(&agent) {
-                    self.epochs[target as usize] = None;
-                    let _ = self.job.apply(job::Input::Revoked { target }, now, &mut after.effects);
+                    self.inform(job::Input::Released { target }, now, after);
                 }
             }
+            Input::Revoked { agent } => self.lose(agent, |target| job::Input::Revoked { target }, now, after),
+            Input::Stop { operator, actor } => self.stop(&operator, actor, now, after),
             Input::Reports(Reports { agent, epoch, reports }) => self.reports(agent, epoch, reports, now, after),
             Input::Cancel { operator, answer } => {
                 let record = AuditEntry {
@@ -169,9 +184,42 @@ impl Running {
                 }
                 after.cancels.push(answer);
             }
-            Input::View { answer } => {
-                let _ = answer.send(self.job.tasks().iter().map(view_of).collect());
+            Input::View { answer } => after.views.push(answer),
+            Input::Look { target, answer } => {
+                let at_work = self.job.at_work();
+                if let Some(task) = self.job.tasks().get(target as usize) {
+                    let _ = answer.send(Look { phase: task.phase().clone(), connected: task.is_connected(), at_work });
+                }
             }
+            Input::Survey { answer } => {
+                let open = self.job.tasks().iter().filter(|task| task.outcome().is_none());
+                let _ = answer.send(open.map(muster_core::task::Task::shown_phase).collect());
+            }
+        }
+    }
+
+    /// A fact that cannot be refused.
+    fn inform(&mut self, fact: job::Input, now: Timestamp, after: &mut Afterwards) {
+        let _ = self.job.apply(fact, now, &mut after.effects);
+    }
+
+    /// Whatever session the agent has, it counts for nothing from here on.
+    fn lose(&mut self, agent: AgentId, fact: fn(u32) -> job::Input, now: Timestamp, after: &mut Afterwards) {
+        if let Some(&target) = self.places.get(&agent) {
+            self.epochs[target as usize] = None;
+            self.inform(fact(target), now, after);
+        }
+    }
+
+    fn stop(&mut self, operator: &OperatorName, actor: String, now: Timestamp, after: &mut Afterwards) {
+        if self.job.spec().operator != *operator {
+            return;
+        }
+        let before = self.job.last_seq();
+        self.inform(job::Input::Stop { reason: format!("the operator {operator} was disabled") }, now, after);
+        if self.job.last_seq() > before {
+            let detail = format!("{}: {operator} was disabled", self.job.spec().job);
+            after.audit.push(AuditEntry { at: now, actor, action: "job.stop".to_owned(), detail });
         }
     }
 
@@ -212,20 +260,21 @@ impl Running {
         now: Timestamp,
         after: &mut Afterwards,
     ) {
-        let Some(target) = self.place_in(agent, epoch) else { return };
+        let place = self.places.get(&agent).copied();
+        // What an older session had to say, the newer one says again.
+        if place.is_some_and(|place| self.epochs[place as usize] != Some(epoch)) {
+            return;
+        }
         for (task, report) in reports {
             // The one place where it is decided that an agent speaks of its own tasks alone.
-            let verdict = if task == self.task(target) {
-                self.job.apply(job::Input::Report { target, report }, now, &mut after.effects)
-            } else {
-                Err(muster_core::task::Refused::Phase)
+            let verdict = match place.filter(|place| task == self.task(*place)) {
+                Some(target) => self.job.apply(job::Input::Report { target, report }, now, &mut after.effects),
+                None => Err(muster_core::task::Refused::Phase),
             };
             if let Err(refused) = verdict {
                 warn!(%agent, %task, %refused, "report refused, session closed");
-                if let Some(session) = self.sessions.get(agent).filter(|session| session.epoch == epoch) {
-                    session.close();
-                }
-                return;
+                self.stats.reports.add(refused.into());
+                return self.sessions.close(agent, epoch);
             }
         }
     }
@@ -260,7 +309,10 @@ impl Running {
         let last = append.events.last().map(|event| event.seq);
         loop {
             match self.store.append(append.clone()).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.stats.committed(&append.events);
+                    return Ok(());
+                }
                 // A commit that seemed to fail may have been made: then the job stands where it should.
                 Err(error @ StoreError::Conflict(_)) => {
                     let stored = self.store.job(job).await?.map(|stored| stored.last_seq);
@@ -292,6 +344,9 @@ impl Running {
         for answer in after.cancels {
             let _ = answer.send(());
         }
+        for answer in after.views {
+            let _ = answer.send(self.job.tasks().iter().map(view_of).collect());
+        }
         self.sessions.send(after.messages);
     }
 
@@ -303,6 +358,7 @@ impl Running {
                 (target, Outgoing::Offer { job: Arc::clone(&self.offered), task: self.task(target), until })
             }
             Send::Cancel(target) => message(target, ToAgent::Cancel(self.task(target))),
+            Send::Withdraw(target) => message(target, ToAgent::Withdraw(self.task(target))),
             Send::Ack(target, next_frame) => message(target, ToAgent::Ack { task: self.task(target), next_frame }),
             Send::Committed(target) => message(target, ToAgent::Committed(self.task(target))),
         }

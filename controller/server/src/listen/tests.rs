@@ -1,7 +1,6 @@
 //! Who gets through the gate and who does not, with real sockets and real TLS on both sides.
 
 use super::*;
-use crate::clock;
 use crate::issuers::{Issuers, PublicKey, Validity};
 use rcgen::{KeyPair, PKCS_ED25519};
 use rustls::ClientConfig;
@@ -255,6 +254,39 @@ async fn connections_are_bounded_and_places_come_back() {
     assert_eq!(count(&agents.gate.stats().full), 1);
     drop(first);
     assert!(agents.connect(&config).await.is_some());
+}
+
+#[tokio::test]
+async fn what_arrives_is_noted_with_its_time() {
+    let house = House::new();
+    let mut agents = Door::open(house.gate(house.agents(), Limits::default()));
+    let config = Arc::new(house.client(&agent_of(&house.issuers, valid(HOUR))));
+    let (mut client, mut connection) = agents.connect(&config).await.expect("a place");
+    let heard = connection.connect_info().heard;
+    let before = heard.at();
+    let later = async {
+        while clock::now() <= before {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, later).await.expect("time passes");
+    client.write_all(b"!").await.expect("the server listens");
+    client.flush().await.expect("the server listens");
+    let mut all = vec![0; 64];
+    while !connection.read(&mut all).await.is_ok_and(|read| all[..read].contains(&b'!')) {}
+    assert!(heard.at() > before);
+}
+
+#[test]
+fn descriptors_stay_free_however_many_want_to_come_in() {
+    for descriptors in [100, 1_024, 20_000, u64::MAX] {
+        let [many, few] = Limits::default().within(descriptors);
+        let taken = many.connections as u64 + 2 * few.connections as u64;
+        assert!(taken + 64 <= descriptors, "{descriptors}: {many:?} {few:?}");
+        assert!(many.connections >= few.connections && few.connections > 0);
+    }
+    assert_eq!(Limits::default().within(u64::MAX)[0].connections, Limits::default().connections);
+    assert_eq!(Limits::default().within(0).map(|limits| limits.connections), [1, 1], "it still listens");
 }
 
 #[tokio::test]

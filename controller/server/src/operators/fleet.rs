@@ -1,22 +1,23 @@
-//! Agents: listed, labelled, revoked, approved.
+//! Agents: listed, labelled, revoked, resolved, approved.
 
 use super::jobs::selection;
 use super::{OperatorDoor, audit};
+use crate::agents::refused_as_revoked;
 use crate::clock;
 use crate::reply::Reply as _;
-use crate::sessions::Outgoing;
+use crate::stats::Closed;
 use muster_core::target::Selection;
-use muster_proto::fleet::Labels;
+use muster_proto::fleet::{Labels, Party};
 use muster_proto::job::Target;
 use muster_proto::limits;
-use muster_proto::link::ToAgent;
 use muster_proto::name::{LabelText, OperatorName};
 use muster_proto::wire;
-use std::time::Duration;
+use muster_store::Keep;
+use std::net::SocketAddr;
 use tonic::Status;
 
-/// Time for an agent to learn why its session ends.
-const REVOKED_NOTICE: Duration = Duration::from_millis(100);
+/// So many characters of a boot id, at least, name one of two.
+const BOOT_PREFIX_MIN: usize = 4;
 
 pub(super) fn list(door: &OperatorDoor, request: wire::ListAgentsRequest) -> Result<wire::ListAgentsReply, Status> {
     let targets = match selection(request.selection) {
@@ -70,17 +71,19 @@ fn folded(targets: &[Target]) -> String {
     muster_proto::names::fold(targets.iter().map(|target| target.name.as_str()))
 }
 
+fn find(door: &OperatorDoor, text: &str) -> Result<Target, Status> {
+    door.roster.find(text).ok_or_else(|| {
+        let text = muster_proto::text::line(text);
+        Status::not_found(format!("no agent has the name or id {text:?}: `muster agents` lists them"))
+    })
+}
+
 pub(super) async fn revoke(
     door: &OperatorDoor,
     operator: &OperatorName,
     request: wire::RevokeAgentRequest,
 ) -> Result<wire::RevokeAgentReply, Status> {
-    let text = &request.agent;
-    let target = door.roster.find(text);
-    let Some(Target { agent, name }) = target else {
-        let text = muster_proto::text::line(text);
-        return Err(Status::not_found(format!("no agent has the name or id {text:?}: `muster agents` lists them")));
-    };
+    let Target { agent, name } = find(door, &request.agent)?;
     let now = clock::now();
     let record = audit(operator, "agent.revoke", format!("{name} {agent}"));
     let door = door.clone();
@@ -89,14 +92,64 @@ pub(super) async fn revoke(
         door.store.revoke_agent(agent, now, record).await.map_err(|error| error.reply())?;
         door.roster.revoke(agent, now);
         if let Some(session) = door.sessions.get(agent) {
-            session.send(Outgoing::Message(ToAgent::Revoked));
-            tokio::time::sleep(REVOKED_NOTICE).await;
-            session.close();
+            session.dismiss(Closed::Revoked, refused_as_revoked());
         }
         door.engine.revoked(agent).await;
         Ok(wire::RevokeAgentReply { name: name.to_string() })
     });
     revoked.await.unwrap_or_else(|_| Err(Status::internal("the revocation was interrupted: repeat it")))
+}
+
+/// Which of two machines is the agent.
+pub(super) async fn resolve(
+    door: &OperatorDoor,
+    operator: &OperatorName,
+    request: wire::ResolveAgentRequest,
+) -> Result<wire::ResolveAgentReply, Status> {
+    let Target { agent, name } = find(door, &request.agent)?;
+    let Some(quarantine) = door.sessions.quarantined(agent) else {
+        return Err(Status::failed_precondition(format!("{name} is not quarantined: one machine uses its identity")));
+    };
+    let keep = chosen(&quarantine.parties, &request.keep).ok_or_else(|| {
+        let [first, second] = quarantine.parties.each_ref().map(described);
+        let given = muster_proto::text::line(&request.keep);
+        Status::invalid_argument(format!(
+            "{given:?} names neither or both of the machines that use the identity of {name}: keep {first}, or {second}"
+        ))
+    })?;
+    let record = audit(operator, "agent.resolve", format!("{name} {agent}: kept {}", request.keep));
+    let door = door.clone();
+    // All of it, even if the caller does not wait: what is stored must also be done.
+    let resolved = tokio::spawn(async move {
+        let kept = door.store.resolve(agent, keep, record).await.map_err(|error| error.reply())?;
+        door.sessions.resolved(agent);
+        door.engine.released(agent).await;
+        Ok(wire::ResolveAgentReply { name: name.to_string(), kept: Some(kept.into()) })
+    });
+    resolved.await.unwrap_or_else(|_| Err(Status::internal("this was interrupted: repeat it")))
+}
+
+/// The one party that an address, with or without its port, a machine id or the beginning of a boot id stands for.
+fn chosen(parties: &[Party; 2], text: &str) -> Option<Keep> {
+    let means = |party: &Party| {
+        let host = party.address.parse().map(|address: SocketAddr| address.ip().to_canonical().to_string());
+        let boot = party.boot.to_string();
+        !text.is_empty()
+            && (party.address == text
+                || host.is_ok_and(|host| host == text)
+                || party.machine == text
+                || (text.len() >= BOOT_PREFIX_MIN && boot.starts_with(text)))
+    };
+    match parties.each_ref().map(means) {
+        [true, false] => Some(Keep::First),
+        [false, true] => Some(Keep::Second),
+        _ => None,
+    }
+}
+
+fn described(party: &Party) -> String {
+    let machine = if party.machine.is_empty() { "unknown" } else { &party.machine };
+    format!("{} (machine {machine}, boot {})", party.address, party.boot)
 }
 
 pub(super) async fn pending(door: &OperatorDoor) -> Result<wire::ListPendingReply, Status> {

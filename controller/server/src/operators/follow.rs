@@ -3,10 +3,10 @@
 //! A follower reads the store, and waits for the job's doorbell when it has read everything. So what it sees is
 //! durable, nobody waits for it, and however slow it is, it misses nothing.
 
-use super::OperatorDoor;
 use super::jobs::job_id;
+use super::{OperatorDoor, find};
 use crate::clock;
-use crate::engine::{self, EngineError, Progress};
+use crate::engine::{self, Engine, Progress};
 use crate::reply::Reply as _;
 use futures_util::{Stream, stream};
 use muster_core::fleet::{Fleet, Member};
@@ -15,7 +15,7 @@ use muster_proto::event::{Event, EventKind};
 use muster_proto::id::JobId;
 use muster_proto::time::Timestamp;
 use muster_proto::wire;
-use muster_store::{Store, StoredJob};
+use muster_store::StoredJob;
 use std::collections::HashSet;
 use std::pin::Pin;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub(super) type Events = Pin<Box<dyn Stream<Item = Result<wire::EventBlock, Stat
 const READ_BYTES: usize = 1 << 20;
 
 struct Follower {
-    store: Store,
+    engine: Engine,
     job: JobId,
     seq: u64,
     /// Rings when more is stored; `None` once nothing follows.
@@ -57,12 +57,11 @@ pub(super) async fn follow(
     let job = job_id(&request.job)?;
     // Before the job is looked up: whatever is stored after that rings.
     let progress = door.engine.progress(job).filter(|_| !request.stored_only);
-    let stored = door.store.job(job).await.map_err(|error| error.reply())?;
-    let stored = stored.ok_or_else(|| EngineError::NoSuchJob(job).reply())?;
+    let stored = find::stored(&door.store, job).await?;
     let only = (!request.targets.is_empty()).then(|| places(door, &stored, &request.targets)).transpose()?;
     let life = not_after.map_or(LIFE_MAX, |end| clock::now().until(end)).min(LIFE_MAX * 365);
     let follower = Follower {
-        store: door.store.clone(),
+        engine: door.engine.clone(),
         job,
         seq: request.after_seq,
         progress,
@@ -71,6 +70,7 @@ pub(super) async fn follow(
         expires: Instant::now() + life,
         done: false,
     };
+    follower.engine.stats().followers.enter();
     Ok(Box::pin(stream::unfold(follower, |mut follower| async move {
         Some((follower.next().await.transpose()?, follower))
     })))
@@ -104,7 +104,10 @@ impl Follower {
                     false => super::expired(),
                 });
             }
-            let events = self.store.events(self.job, self.seq, READ_BYTES).await.map_err(|error| error.reply())?;
+            let events = match self.engine.store().events(self.job, self.seq, READ_BYTES).await {
+                Ok(events) => events,
+                Err(error) => return Err(self.removed().await?.unwrap_or_else(|| error.reply())),
+            };
             if let Some(last) = events.last() {
                 self.seq = last.seq;
                 self.done = matches!(last.kind, EventKind::Done { .. });
@@ -114,7 +117,9 @@ impl Follower {
                 }
                 continue;
             }
-            let Some(progress) = &mut self.progress else { return Ok(None) };
+            let Some(progress) = &mut self.progress else {
+                return self.removed().await?.map_or(Ok(None), Err);
+            };
             match timeout_at(self.expires, engine::more(progress, self.seq, &self.stop)).await {
                 Ok(true) => {}
                 Ok(false) if !self.stop.is_cancelled() => return Ok(None),
@@ -124,10 +129,25 @@ impl Follower {
         Ok(None)
     }
 
+    /// What to say where the job's record was removed while it was read.
+    async fn removed(&self) -> Result<Option<Status>, Status> {
+        let store = self.engine.store();
+        match store.was_pruned(self.job).await.map_err(|error| error.reply())? {
+            true => Ok(Some(find::missing(store, self.job).await)),
+            false => Ok(None),
+        }
+    }
+
     fn wants(&self, event: &Event) -> bool {
         match (&self.only, event.kind.target()) {
             (Some(only), Some(target)) => only.contains(&target),
             _ => true,
         }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.engine.stats().followers.leave();
     }
 }

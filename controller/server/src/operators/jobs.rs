@@ -1,6 +1,6 @@
 //! Jobs: planned, submitted, cancelled, listed, looked at.
 
-use super::{OperatorDoor, audit};
+use super::{OperatorDoor, audit, find};
 use crate::clock;
 use crate::engine::{Cancelled, EngineError};
 use crate::reply::Reply as _;
@@ -26,11 +26,11 @@ pub(super) fn selection(selection: Option<wire::Selection>) -> Selection {
 pub(super) fn plan(door: &OperatorDoor, request: wire::PlanRequest) -> Result<wire::PlanReply, Status> {
     let (targets, fleet) = door.roster.resolve(&selection(request.selection)).map_err(|error| error.reply())?;
     let reason = guard(targets.len(), fleet);
-    let connected = door.sessions.epochs(targets.iter().map(|target| target.agent));
-    let targets = targets.into_iter().zip(connected).map(|(target, epoch)| wire::PlannedTarget {
+    let connected = door.sessions.contacts(targets.iter().map(|target| target.agent));
+    let targets = targets.into_iter().zip(connected).map(|(target, contact)| wire::PlannedTarget {
         agent: target.agent.as_bytes().to_vec().into(),
         name: target.name.to_string(),
-        connected: epoch.is_some(),
+        connected: contact.is_here(),
     });
     Ok(wire::PlanReply {
         cluster: door.issuers.cluster().as_bytes().to_vec().into(),
@@ -60,6 +60,10 @@ pub(super) async fn submit(
     let detail = format!("{job} on {} targets: {}", targets.len(), spec.command().program.title());
     let record = audit(operator, "job.accept", detail);
     door.engine.submit(spec, signed, targets, record).await.map_err(|error| error.reply())?;
+    // Who was disabled while this was accepted had no such job at work then.
+    if door.store.operator_key(operator).await.map_err(|error| error.reply())?.is_none() {
+        door.engine.stop_jobs_of(operator, "controller").await;
+    }
     Ok(wire::SubmitReply { job: job.as_bytes().to_vec().into() })
 }
 
@@ -149,7 +153,10 @@ pub(super) async fn cancel(
     request: wire::CancelRequest,
 ) -> Result<wire::CancelReply, Status> {
     let job = job_id(&request.job)?;
-    let cancelled = door.engine.cancel(job, operator).await.map_err(|error| error.reply())?;
+    let cancelled = match door.engine.cancel(job, operator).await {
+        Err(EngineError::NoSuchJob(job)) => return Err(find::missing(&door.store, job).await),
+        cancelled => cancelled.map_err(|error| error.reply())?,
+    };
     Ok(wire::CancelReply { already_done: cancelled == Cancelled::AlreadyDone })
 }
 
@@ -162,18 +169,17 @@ pub(super) async fn list(door: &OperatorDoor, request: wire::ListJobsRequest) ->
 
 pub(super) async fn get(door: &OperatorDoor, request: wire::GetJobRequest) -> Result<wire::GetJobReply, Status> {
     let job = job_id(&request.job)?;
-    let stored = door.store.job(job).await.map_err(|error| error.reply())?;
-    let stored = stored.ok_or_else(|| EngineError::NoSuchJob(job).reply())?;
+    let stored = find::stored(&door.store, job).await?;
     let tasks = door.engine.tasks(job, &stored.spec).await.map_err(|error| error.reply())?;
-    let connected = door.sessions.epochs(stored.targets.iter().map(|target| target.agent));
+    let connected = door.sessions.contacts(stored.targets.iter().map(|target| target.agent));
     let late = door.store.late_evidence_of(job).await.map_err(|error| error.reply())?;
     let mut late: HashMap<_, _> = late.into_iter().map(|late| (late.task.target, late.text)).collect();
     let hosts = (0..).zip(stored.targets.iter()).zip(tasks).zip(connected);
-    let hosts = hosts.map(|(((place, target), (phase, outcome)), epoch)| {
+    let hosts = hosts.map(|(((place, target), (phase, outcome)), contact)| {
         // Of a state that is known nothing can come too late: an agent that tells it again only missed our answer.
         let unknown = outcome.as_ref().is_some_and(|outcome| outcome.state == State::Indeterminate);
         let late = late.remove(&place).filter(|_| unknown);
-        let (target, connected) = (target.clone(), epoch.is_some());
+        let (target, connected) = (target.clone(), contact.is_here());
         JobHost { target, phase, outcome, connected, late }.into()
     });
     Ok(wire::GetJobReply {

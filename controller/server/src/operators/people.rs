@@ -96,11 +96,12 @@ pub(super) async fn disable_operator(
     let name: OperatorName = request.name.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
     keep_one(door, &name).await?;
     let record = audit(operator, "operator.disable", name.to_string());
-    let door = door.clone();
+    let (door, actor) = (door.clone(), record.actor.clone());
     // All of it, even if the caller does not wait: what is stored must also be done.
     let disabled = tokio::spawn(async move {
         door.store.disable_operator(name.clone(), clock::now(), record).await.map_err(|error| error.reply())?;
         door.dismiss(&name);
+        door.engine.stop_jobs_of(&name, &actor).await;
         Ok(wire::DisableOperatorReply {})
     });
     disabled.await.unwrap_or_else(|_| Err(Status::internal("this was interrupted: repeat it")))

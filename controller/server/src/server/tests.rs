@@ -1,5 +1,7 @@
 //! A whole controller on free ports: how machines and people get their names, how it begins and ends.
 
+mod sessions;
+
 use super::*;
 use crate::init::Init;
 use hyper_util::rt::TokioIo;
@@ -12,6 +14,7 @@ use muster_proto::wire::enrolment_client::EnrolmentClient;
 use muster_proto::wire::{AgentIdentity, EnrolAgentRequest, LoginRequest};
 use muster_store::{AuditEntry, NewOperator, NewToken};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
+use rustls::ClientConfig;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -51,9 +54,13 @@ async fn init(dir: &Path) {
 
 impl Controller {
     async fn start() -> Self {
+        Self::start_with(|settings| settings).await
+    }
+
+    async fn start_with(change: impl FnOnce(Settings) -> Settings) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         init(dir.path()).await;
-        let server = Server::build(settings(dir.path())).await.expect("a server");
+        let server = Server::build(change(settings(dir.path()))).await.expect("a server");
         let shutdown = CancellationToken::new();
         let (store, issuers) = (server.store.clone(), Arc::clone(&server.issuers));
         let addresses = server.addresses().clone();
@@ -74,8 +81,12 @@ impl Controller {
     }
 
     async fn client(&self) -> EnrolmentClient<Channel> {
-        let config = Arc::new(tls::pinned_client_config(self.issuers.pin()).expect("a configuration"));
-        let (name, address) = (tls::controller_server_name(self.issuers.cluster()), self.addresses.enrolment);
+        let config = tls::pinned_client_config(self.issuers.pin()).expect("a configuration");
+        EnrolmentClient::new(self.channel(config, self.addresses.enrolment).await)
+    }
+
+    async fn channel(&self, config: ClientConfig, address: SocketAddr) -> Channel {
+        let (name, config) = (tls::controller_server_name(self.issuers.cluster()), Arc::new(config));
         let connector = tower::service_fn(move |_| {
             let (name, connector) = (name.clone(), TlsConnector::from(Arc::clone(&config)));
             async move {
@@ -83,7 +94,7 @@ impl Controller {
             }
         });
         let channel = Endpoint::from_static("http://controller").connect_with_connector(connector).await;
-        EnrolmentClient::new(channel.expect("a channel"))
+        channel.expect("a channel")
     }
 
     async fn enrol(&self, name: &str, token: &[u8], key: &KeyPair) -> Result<Reply, Status> {

@@ -18,6 +18,10 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_newest ON jobs (accepted_at DESC, job DESC);
 CREATE INDEX jobs_unfinished ON jobs (accepted_at, job) WHERE done_at IS NULL;
 
+CREATE INDEX jobs_oldest_done ON jobs (done_at, job) WHERE done_at IS NOT NULL;
+
+CREATE TRIGGER jobs_kept_until_done BEFORE DELETE ON jobs WHEN OLD.done_at IS NULL
+BEGIN SELECT RAISE(ABORT, 'a job that is not done is never removed'); END;
 CREATE TRIGGER jobs_done_for_ever BEFORE UPDATE ON jobs WHEN OLD.done_at IS NOT NULL
 BEGIN SELECT RAISE(ABORT, 'a job that is done never changes'); END;
 
@@ -35,15 +39,31 @@ CREATE TABLE job_specs (
     targets     BLOB NOT NULL
 );
 
+-- What a job needs besides what was signed: files in blobs/.
+CREATE TABLE job_blobs (
+    job    BLOB NOT NULL REFERENCES jobs (job) ON DELETE CASCADE,
+    digest BLOB NOT NULL,
+    PRIMARY KEY (job, digest)
+);
+CREATE INDEX job_blobs_digest ON job_blobs (digest);
+
+-- Jobs that were removed, for as long as somebody may ask for them. While `rest` is 1 events of theirs are left.
+CREATE TABLE pruned (
+    job       BLOB    NOT NULL PRIMARY KEY,
+    pruned_at INTEGER NOT NULL,
+    rest      INTEGER NOT NULL
+);
+
 -- Events, several to a block; readers go by last_seq. Their places in the job's output file count from output_at.
+-- The job is in `jobs`, or in `pruned` until its blocks are gone, a few at a time.
 CREATE TABLE event_blocks (
-    job       BLOB    NOT NULL REFERENCES jobs (job) ON DELETE CASCADE,
+    job       BLOB    NOT NULL,
     last_seq  INTEGER NOT NULL,
     first_seq INTEGER NOT NULL,
     output_at INTEGER NOT NULL,
     body      BLOB    NOT NULL,
     PRIMARY KEY (job, last_seq)
-);
+) WITHOUT ROWID;
 
 -- What became known of a task after its terminal state; the first word counts, so that no agent can fill the table.
 CREATE TABLE late_evidence (
@@ -55,17 +75,32 @@ CREATE TABLE late_evidence (
     PRIMARY KEY (job, target, attempt)
 );
 
+-- What belongs to the store as a whole: `nonce`, the secret that proves which nonces it made.
+CREATE TABLE meta (
+    name  TEXT NOT NULL PRIMARY KEY,
+    value BLOB NOT NULL
+);
+
 CREATE TABLE agents (
-    id              BLOB    NOT NULL PRIMARY KEY,
-    name            TEXT    NOT NULL,
-    key_fingerprint BLOB    NOT NULL,
-    labels          BLOB    NOT NULL,
-    facts_digest    BLOB,
-    facts           BLOB,
-    epoch           INTEGER NOT NULL DEFAULT 0,
-    enrolled_at     INTEGER NOT NULL,
-    last_seen       INTEGER,
-    revoked_at      INTEGER
+    id           BLOB    NOT NULL PRIMARY KEY,
+    name         TEXT    NOT NULL,
+    -- Fingerprints of the key that counts, and of one that a renewal has issued and nobody has used yet.
+    key          BLOB    NOT NULL,
+    next_key     BLOB,
+    labels       BLOB    NOT NULL,
+    facts_digest BLOB,
+    facts        BLOB,
+    -- The chain of nonces, by the numbers of the sessions that handed them out: see nonce.rs.
+    last_epoch   INTEGER NOT NULL DEFAULT 0,
+    held         INTEGER,
+    issued       INTEGER,
+    outcast      INTEGER,
+    -- The machine of the last session; both machines while two use the identity.
+    party        BLOB,
+    quarantine   BLOB,
+    enrolled_at  INTEGER NOT NULL,
+    renewed_at   INTEGER,
+    revoked_at   INTEGER
 );
 CREATE UNIQUE INDEX agents_name ON agents (name) WHERE revoked_at IS NULL;
 

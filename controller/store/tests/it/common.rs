@@ -2,11 +2,13 @@
 
 use muster_proto::command::{Command, Program};
 use muster_proto::event::{Event, EventKind};
-use muster_proto::id::{AgentId, ClusterId, JobId};
+use muster_proto::fleet::Party;
+use muster_proto::id::{AgentId, BootId, ClusterId, JobId, StartId};
 use muster_proto::job::{JobSpec, JobState, SignedJob, Target, TargetsDigest, Work, target_tree};
+use muster_proto::link::Nonce;
 use muster_proto::outcome::Counts;
 use muster_proto::time::Timestamp;
-use muster_store::{Append, AuditEntry, NewJob};
+use muster_store::{Append, AuditEntry, NewJob, OpenSession};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -39,6 +41,17 @@ pub fn job_id(number: u128) -> JobId {
 /// The number's agent id.
 pub fn agent_id(number: u128) -> AgentId {
     AgentId::from_bytes(number.to_be_bytes())
+}
+
+/// A machine, seen then.
+pub fn party(machine: &str, seconds: i64) -> Party {
+    let (boot, start) = (BootId::from_bytes([1; 16]), StartId::from_bytes([2; 16]));
+    Party { address: "192.0.2.1:999".into(), machine: machine.into(), boot, start, seen_at: at(seconds) }
+}
+
+/// The agent with this number, whose key has the same one, asks for a session.
+pub fn open(number: u8, presented: Option<Nonce>, party: Party) -> OpenSession {
+    OpenSession { agent: agent_id(number.into()), key: [number; 32], presented, party }
 }
 
 /// Two targets.

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 type Harm = fn(Vec<u8>) -> Vec<u8>;
 
 /// Past the store: what somebody with the file can do.
-async fn tamper(dir: &Path, statements: &'static str) -> Result<(), Failure> {
+pub async fn tamper(dir: &Path, statements: &'static str) -> Result<(), Failure> {
     let mut raw = SqliteConnection::connect(&format!("sqlite://{}", dir.join("muster.db").display())).await?;
     sqlx::raw_sql(statements).execute(&mut raw).await?;
     Ok(raw.close().await?)
@@ -162,6 +162,38 @@ async fn what_fails_can_be_repeated_for_ever_without_a_trace() -> Result<(), Fai
     assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
     store.append(append(id, vec![output(5, 5)])).await?;
     assert_eq!(store.events(id, 1, usize::MAX).await?, [output(2, 1), output(3, 2), output(4, 3), output(5, 5)]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_disk_without_room_for_output_stops_that_job_alone_until_there_is_room() -> Result<(), Failure> {
+    let dir = tempfile::tempdir()?;
+    let store = Store::open(dir.path()).await?;
+    let (full, other) = (job_id(1), job_id(2));
+    let output = |seq, length| {
+        let data = vec![b'x'; length].into();
+        event(seq, EventKind::Output { target: 0, stream: Stream::Stdout, offset: 0, data })
+    };
+    for job in [full, other] {
+        store.accept(new_job(job)).await?;
+    }
+    let file = dir.path().join("output").join(full.to_string());
+    std::os::unix::fs::symlink("/dev/full", &file)?;
+    for _ in 0..3 {
+        let (refused, done) = tokio::join!(
+            store.append(append(full, vec![output(2, 5_000), output(3, 10)])),
+            store.append(Append { state: JobState::Active, ..append(other, vec![]) }),
+        );
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+        done?;
+        assert_eq!(store.job(full).await?.ok_or("stored")?.last_seq, 1, "nothing half of it is there");
+    }
+    store.append(append(full, vec![output(2, 10)])).await?;
+    fs::remove_file(&file)?;
+    store.append(append(full, vec![output(3, 5_000)])).await?;
+    assert_eq!(store.events(full, 1, usize::MAX).await?, [output(2, 10), output(3, 5_000)]);
+    store.close().await;
+    assert!(muster_store::check(dir.path()).await?.findings.is_empty());
     Ok(())
 }
 

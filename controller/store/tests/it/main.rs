@@ -1,6 +1,9 @@
-//! The store as its users see it, in one binary: a story, faults, and events of every kind.
+//! The store as its users see it, in one binary: a story, faults, sessions, and events of every kind.
 
+mod check;
 mod common;
 mod events;
 mod faults;
+mod retention;
+mod sessions;
 mod story;

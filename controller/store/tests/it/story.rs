@@ -1,6 +1,6 @@
 //! One story through the whole store, told again after it was closed and opened.
 
-use crate::common::{Failure, agent_id, append, at, entry, event, good, job_id, new_job, targets};
+use crate::common::{Failure, agent_id, append, at, entry, event, good, job_id, new_job, open, party, targets};
 use muster_proto::command::BlobRef;
 use muster_proto::event::{Event, EventKind, Stream};
 use muster_proto::fleet::{Facts, Labels, PendingAgent};
@@ -10,7 +10,7 @@ use muster_proto::outcome::{Counts, End, EndKind, State};
 use muster_proto::token::Token;
 use muster_store::{
     AcceptError, AgentError, AgentRecord, Append, ApproveError, BlobError, EnrolBy, EnrolError, LateEvidence,
-    LoginError, NewAgent, NewOperator, NewToken, OperatorError, Store, StoreError,
+    LoginError, NewAgent, NewOperator, NewToken, Opened, OperatorError, Store, StoreError,
 };
 use std::fs;
 use std::io::Read as _;
@@ -65,7 +65,6 @@ async fn what_the_store_was_told_it_tells_again() -> Result<(), Failure> {
     assert_eq!(store.events(job_id(9), 0, usize::MAX).await?, told);
     assert_eq!(store.audit(0, 100).await?, audit);
     assert_eq!(store.verify_audit().await?, audit.len() as u64);
-    assert_eq!(store.open_session(agents[0].id, at(99)).await?, 1);
     Ok(())
 }
 
@@ -133,22 +132,23 @@ async fn agents_by_token(store: &Store) -> Result<(), Failure> {
     assert!(matches!(store.set_labels(some_unknown, entry("agent.label")).await, Err(AgentError::Unknown(_))));
     assert_eq!(store.agents().await?[0].labels, web);
     store.set_labels(vec![(agent_id(1), env.clone())], entry("agent.label")).await?;
-    assert_eq!(store.open_session(agent_id(1), at(6)).await?, 1);
-    assert_eq!(store.open_session(agent_id(1), at(7)).await?, 2);
+    for seconds in [6, 7] {
+        let opened = store.open_session(open(1, None, party("m1", seconds))).await?;
+        assert!(matches!(opened, Opened::Session { nonce, .. } if nonce.epoch == seconds.unsigned_abs() - 5));
+    }
 
     store.revoke_agent(agent_id(1), at(8), entry("agent.revoke")).await?;
-    assert!(matches!(store.open_session(agent_id(1), at(9)).await, Err(AgentError::Unknown(_))));
+    let revoked = store.open_session(open(1, None, party("m1", 9))).await;
+    assert!(matches!(revoked, Err(AgentError::Unknown(_))));
     store.enrol_agent(agent(2, "web1", by.clone())).await?;
     assert!(matches!(store.enrol_agent(agent(3, "web3", by)).await, Err(EnrolError::TokenInvalid)));
     let record = AgentRecord {
-        id: agent_id(1),
-        name: good("web1"),
-        labels: env,
         facts: Some(facts),
         facts_digest: Some(vec![9; 32].into()),
-        enrolled_at: at(5),
         revoked_at: Some(at(8)),
         last_seen: Some(at(7)),
+        party: Some(party("m1", 7)),
+        ..AgentRecord::enrolled(agent_id(1), good("web1"), env, at(5))
     };
     assert_eq!(store.agents().await?[0], record);
     Ok(())

@@ -1,17 +1,17 @@
 //! Agents, facts, labels, operators.
 
-use super::{WireError, bytes_of, digest_of, id_of, parsed};
-use crate::fleet::{AgentInfo, Facts, Labels, OperatorInfo, PendingAgent};
+use super::{WireError, bytes_of, digest_of, id_of, parsed, present};
+use crate::fleet::{AgentInfo, ClockOffset, Facts, Labels, OperatorInfo, Party, PendingAgent, Quarantine};
 use crate::limits;
 use crate::text;
 use crate::time::Timestamp;
 use crate::wire;
 
-fn moment(millis: i64) -> Option<Timestamp> {
+pub(super) fn moment(millis: i64) -> Option<Timestamp> {
     (millis != 0).then_some(Timestamp::from_millis(millis))
 }
 
-fn millis_or_zero(time: Option<Timestamp>) -> i64 {
+pub(super) fn millis_or_zero(time: Option<Timestamp>) -> i64 {
     time.map_or(0, Timestamp::as_millis)
 }
 
@@ -84,6 +84,9 @@ impl From<AgentInfo> for wire::AgentInfo {
             enrolled_at_ms: agent.enrolled_at.as_millis(),
             revoked_at_ms: millis_or_zero(agent.revoked_at),
             address: agent.address.unwrap_or_default(),
+            clock_offset_ms: agent.clock.map(|offset| offset.0),
+            quarantine: agent.quarantine.map(Into::into),
+            heard_at_ms: millis_or_zero(agent.heard_at),
         }
     }
 }
@@ -102,6 +105,52 @@ impl TryFrom<wire::AgentInfo> for AgentInfo {
             facts: agent.facts.map(Into::into),
             enrolled_at: Timestamp::from_millis(agent.enrolled_at_ms),
             revoked_at: moment(agent.revoked_at_ms),
+            clock: agent.clock_offset_ms.map(ClockOffset),
+            quarantine: agent.quarantine.map(TryInto::try_into).transpose()?,
+            heard_at: moment(agent.heard_at_ms),
+        })
+    }
+}
+
+impl From<Quarantine> for wire::Quarantine {
+    fn from(quarantine: Quarantine) -> Self {
+        let [first, second] = quarantine.parties.map(|party| Some(party.into()));
+        Self { since_ms: quarantine.since.as_millis(), first, second }
+    }
+}
+
+impl TryFrom<wire::Quarantine> for Quarantine {
+    type Error = WireError;
+
+    fn try_from(quarantine: wire::Quarantine) -> Result<Self, WireError> {
+        let first = present(quarantine.first, "quarantine.first")?.try_into()?;
+        let second = present(quarantine.second, "quarantine.second")?.try_into()?;
+        Ok(Self { since: Timestamp::from_millis(quarantine.since_ms), parties: [first, second] })
+    }
+}
+
+impl From<Party> for wire::Party {
+    fn from(party: Party) -> Self {
+        Self {
+            address: party.address,
+            machine: party.machine,
+            boot: bytes_of(party.boot.as_bytes()),
+            start: bytes_of(party.start.as_bytes()),
+            seen_at_ms: party.seen_at.as_millis(),
+        }
+    }
+}
+
+impl TryFrom<wire::Party> for Party {
+    type Error = WireError;
+
+    fn try_from(party: wire::Party) -> Result<Self, WireError> {
+        Ok(Self {
+            address: text::line(&party.address),
+            machine: text::line(&party.machine),
+            boot: id_of(&party.boot, "party.boot")?,
+            start: id_of(&party.start, "party.start")?,
+            seen_at: Timestamp::from_millis(party.seen_at_ms),
         })
     }
 }

@@ -71,6 +71,10 @@ impl From<&Command> for wire::Command {
     fn from(command: &Command) -> Self {
         use wire::command::Program as Wire;
         let words = |words: &[Vec<u8>]| words.iter().map(|word| bytes_of(word)).collect();
+        let (output_head, output_tail) = match command.output {
+            OutputLimit::Kept { head, tail } => (head, tail),
+            OutputLimit::Unlimited => (0, 0),
+        };
         Self {
             program: Some(match &command.program {
                 Program::Argv(argv) => Wire::Argv(wire::Argv { words: words(argv) }),
@@ -89,8 +93,9 @@ impl From<&Command> for wire::Command {
             stdin: command.stdin.map(Into::into),
             timeout_ms: millis(command.timeout),
             grace_ms: millis(command.grace),
-            output_head: command.output.head,
-            output_tail: command.output.tail,
+            output_head,
+            output_tail,
+            output_unlimited: command.output == OutputLimit::Unlimited,
         }
     }
 }
@@ -116,7 +121,11 @@ impl TryFrom<wire::Command> for Command {
             stdin: command.stdin.map(TryInto::try_into).transpose()?,
             timeout: Duration::from_millis(command.timeout_ms),
             grace: Duration::from_millis(command.grace_ms),
-            output: OutputLimit { head: command.output_head, tail: command.output_tail },
+            output: match (command.output_unlimited, command.output_head, command.output_tail) {
+                (false, head, tail) => OutputLimit::Kept { head, tail },
+                (true, 0, 0) => OutputLimit::Unlimited,
+                (true, ..) => return Err(WireError::Field("output_unlimited")),
+            },
         };
         command.check()?;
         Ok(command)
@@ -231,6 +240,11 @@ impl TryFrom<wire::JobSummary> for JobSummary {
     }
 }
 
+pub(super) fn phase_of(word: &str) -> Result<Phase, WireError> {
+    let phases = [Phase::Planned, Phase::Offered, Phase::Accepted, Phase::Started];
+    present(phases.into_iter().find(|phase| phase.as_str() == word), "phase")
+}
+
 impl From<JobHost> for wire::JobHost {
     fn from(host: JobHost) -> Self {
         Self {
@@ -248,10 +262,9 @@ impl TryFrom<wire::JobHost> for JobHost {
     type Error = WireError;
 
     fn try_from(host: wire::JobHost) -> Result<Self, WireError> {
-        let phases = [Phase::Planned, Phase::Offered, Phase::Accepted, Phase::Started];
         Ok(Self {
             target: Target { agent: id_of(&host.agent, "agent")?, name: parsed(&host.name, "name")? },
-            phase: present(phases.into_iter().find(|phase| phase.as_str() == host.phase), "phase")?,
+            phase: phase_of(&host.phase)?,
             outcome: host.outcome.map(TryInto::try_into).transpose()?,
             connected: host.connected,
             late: (!host.late.is_empty()).then(|| text::line(&host.late)),

@@ -5,7 +5,7 @@ use super::{WireError, bytes_of, digest_of, id_of, millis, present};
 use crate::id::TaskId;
 use crate::limits;
 use crate::link::{
-    BlobChunk, Frame, FrameBody, FromAgent, Hello, Offer, RejectKind, TaskReport, ToAgent, Unfinished, Welcome,
+    BlobChunk, Frame, FrameBody, FromAgent, Hello, Nonce, Offer, RejectKind, TaskReport, ToAgent, Unfinished, Welcome,
 };
 use crate::outcome::{End, EndKind};
 use crate::text;
@@ -70,6 +70,8 @@ impl From<FromAgent> for wire::AgentMessage {
         let kind = match message {
             FromAgent::Hello(hello) => Kind::Hello(hello.into()),
             FromAgent::Facts(facts) => Kind::Facts(facts.into()),
+            FromAgent::NonceStored(epoch) => Kind::NonceStored(wire::NonceStored { epoch }),
+            FromAgent::Renew(csr) => Kind::Renew(wire::Renew { csr }),
             FromAgent::Task(task, report) => {
                 let task = Some(task.into());
                 match report {
@@ -110,6 +112,9 @@ impl TryFrom<wire::AgentMessage> for FromAgent {
         let (task, report) = match present(message.kind, "kind")? {
             Kind::Hello(hello) => return Ok(Self::Hello(hello.try_into()?)),
             Kind::Facts(facts) => return Ok(Self::Facts(facts.into())),
+            Kind::NonceStored(stored) => return Ok(Self::NonceStored(stored.epoch)),
+            Kind::Renew(renew) if renew.csr.len() > limits::CSR_BYTES_MAX => return Err(WireError::Field("csr")),
+            Kind::Renew(renew) => return Ok(Self::Renew(renew.csr)),
             Kind::Accepted(accepted) => (accepted.task, TaskReport::Accepted),
             Kind::Rejected(rejected) => {
                 let kind = rejected.kind().try_into()?;
@@ -180,6 +185,8 @@ impl From<Hello> for wire::Hello {
                     started: held.started,
                 })
                 .collect(),
+            nonce: hello.nonce.map(Into::into),
+            machine: hello.machine,
         }
     }
 }
@@ -204,7 +211,24 @@ impl TryFrom<wire::Hello> for Hello {
             clock: Timestamp::from_millis(hello.clock_ms),
             unfinished: unfinished.collect::<Result<_, WireError>>()?,
             facts_digest: hello.facts_digest,
+            nonce: hello.nonce.map(TryInto::try_into).transpose()?,
+            machine: text::line(&hello.machine),
         })
+    }
+}
+
+impl From<Nonce> for wire::Nonce {
+    fn from(nonce: Nonce) -> Self {
+        Self { epoch: nonce.epoch, mac: bytes_of(&nonce.mac) }
+    }
+}
+
+impl TryFrom<wire::Nonce> for Nonce {
+    type Error = WireError;
+
+    fn try_from(nonce: wire::Nonce) -> Result<Self, WireError> {
+        let mac = nonce.mac[..].try_into().map_err(|_| WireError::Field("nonce.mac"))?;
+        Ok(Self { epoch: nonce.epoch, mac })
     }
 }
 
@@ -214,7 +238,7 @@ impl From<ToAgent> for wire::ControllerMessage {
         let kind = match message {
             ToAgent::Welcome(welcome) => Kind::Welcome(wire::Welcome {
                 protocol: welcome.protocol,
-                epoch: welcome.epoch,
+                nonce: Some(welcome.nonce.into()),
                 clock_ms: welcome.clock.as_millis(),
                 want_facts: welcome.want_facts,
                 resume: welcome.resume.into_iter().map(|(task, next)| ack(task, next)).collect(),
@@ -227,11 +251,15 @@ impl From<ToAgent> for wire::ControllerMessage {
                 ttl_ms: millis(offer.ttl),
             }),
             ToAgent::Blob(chunk) => Kind::Blob(chunk.into()),
-            ToAgent::Cancel(task) => Kind::Cancel(wire::Cancel { task: Some(task.into()) }),
+            ToAgent::Cancel(task) => Kind::Cancel(wire::Cancel { task: Some(task.into()), before_start: false }),
+            ToAgent::Withdraw(task) => Kind::Cancel(wire::Cancel { task: Some(task.into()), before_start: true }),
             ToAgent::Ack { task, next_frame } => Kind::Ack(ack(task, next_frame)),
             ToAgent::Committed(task) => Kind::Committed(wire::Committed { task: Some(task.into()) }),
             ToAgent::Drain(after) => Kind::Drain(wire::Drain { reconnect_after_ms: millis(after) }),
-            ToAgent::Revoked => Kind::Revoked(wire::Revoked {}),
+            ToAgent::Refused { reason, retry_after } => {
+                Kind::Refused(wire::Refused { reason, retry_after_ms: millis(retry_after) })
+            }
+            ToAgent::Renewed(certificate) => Kind::Renewed(wire::Renewed { certificate }),
         };
         Self { kind: Some(kind) }
     }
@@ -249,7 +277,7 @@ impl TryFrom<wire::ControllerMessage> for ToAgent {
         Ok(match present(message.kind, "kind")? {
             Kind::Welcome(welcome) => Self::Welcome(Welcome {
                 protocol: welcome.protocol,
-                epoch: welcome.epoch,
+                nonce: present(welcome.nonce, "nonce")?.try_into()?,
                 clock: Timestamp::from_millis(welcome.clock_ms),
                 want_facts: welcome.want_facts,
                 resume: welcome
@@ -275,11 +303,19 @@ impl TryFrom<wire::ControllerMessage> for ToAgent {
                 })
             }
             Kind::Blob(chunk) => Self::Blob(chunk.try_into()?),
+            Kind::Cancel(cancel) if cancel.before_start => Self::Withdraw(task_of(cancel.task)?),
             Kind::Cancel(cancel) => Self::Cancel(task_of(cancel.task)?),
             Kind::Ack(ack) => Self::Ack { task: task_of(ack.task)?, next_frame: ack.next_frame },
             Kind::Committed(committed) => Self::Committed(task_of(committed.task)?),
             Kind::Drain(drain) => Self::Drain(Duration::from_millis(drain.reconnect_after_ms)),
-            Kind::Revoked(_) => Self::Revoked,
+            Kind::Refused(refused) => Self::Refused {
+                reason: text::line(&refused.reason),
+                retry_after: Duration::from_millis(refused.retry_after_ms),
+            },
+            Kind::Renewed(renewed) if renewed.certificate.len() > limits::CERTIFICATE_BYTES_MAX => {
+                return Err(WireError::Field("certificate"));
+            }
+            Kind::Renewed(renewed) => Self::Renewed(renewed.certificate),
         })
     }
 }

@@ -1,0 +1,107 @@
+//! Whether this agent is the one that the controller means. A machine that was copied, or whose disk was set back, holds
+//! the same key and the same tasks: it starts none of them before a controller has recognised it by its nonce.
+
+use super::work::{Leave, Stage};
+use super::{Agent, EVENTS};
+use crate::clock::{Offset, Reading};
+use crate::identity::Identity;
+use muster_proto::link::{FromAgent, Nonce, Welcome};
+use muster_proto::time::Timestamp;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+
+/// How far the agent is recognised since its start, or since it may have become a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Not at all: nothing starts.
+    Unknown,
+    /// It was welcomed, and the nonce of that session is not on disk yet: nothing starts.
+    Welcomed(Nonce),
+    /// The nonce that was handed out last is on disk.
+    Sure,
+}
+
+impl Agent {
+    /// Dials, after a while. Nothing more is heard of any session before.
+    pub(super) fn dial(&mut self, wait: Duration) {
+        self.on_down();
+        let (sender, events) = mpsc::channel(EVENTS);
+        // A link that nobody listens to ends, and with it its session.
+        self.events = events;
+        let link = self.renewal.link();
+        tokio::spawn(async move {
+            sleep(wait).await;
+            link.keep(sender).await;
+        });
+    }
+
+    /// A session began. Its nonce is on disk before the controller hears that it is.
+    pub(super) fn welcomed(&mut self, welcome: &Welcome) {
+        let now = self.clock.read();
+        self.offset = Some(Offset::measure(welcome.clock, now));
+        if let Some(skew) = self.skew(now) {
+            warn!(%skew, "tasks are refused");
+        }
+        self.standing = Standing::Welcomed(welcome.nonce);
+        if let Err(error) = self.secure() {
+            error!(%error, "nothing starts");
+        }
+        self.settle_identity(now);
+    }
+
+    /// Makes sure that tasks may start, or says why they may not.
+    pub(super) fn secure(&mut self) -> Result<(), String> {
+        match self.standing {
+            Standing::Sure => Ok(()),
+            Standing::Unknown => Err("this agent was not recognised by its controller yet".to_owned()),
+            Standing::Welcomed(nonce) => {
+                Identity::store_nonce(&self.settings.state, nonce)
+                    .map_err(|error| format!("cannot keep the session's nonce: {}", chain(&error)))?;
+                (self.standing, self.nonce) = (Standing::Sure, Some(nonce));
+                if self.link.is_some() {
+                    self.outbox.push_front(FromAgent::NonceStored(nonce.epoch));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// From here on nothing starts before the controller asks for it again.
+    pub(super) fn distrust(&mut self) {
+        self.standing = Standing::Unknown;
+        for id in &self.waiting {
+            if let Some(Stage::Waiting(_, leave)) = self.tasks.get_mut(id).map(|task| &mut task.stage) {
+                *leave = Leave::AfterWelcome;
+            }
+        }
+    }
+
+    /// Reads the clocks. After a leap this may be a copy of the machine that it was: its session counts for nothing, and
+    /// a new one tells.
+    pub(super) fn watch_clock(&mut self) -> Reading {
+        let now = self.clock.read();
+        let leapt = now.leapt_since(&std::mem::replace(&mut self.seen, now));
+        if leapt {
+            info!("this host's clock was set, or the host stood still: dialing anew");
+            self.distrust();
+            self.dial(Duration::ZERO);
+        }
+        now
+    }
+
+    /// Why this host's clock takes no tasks.
+    pub(super) fn skew(&self, now: Reading) -> Option<String> {
+        self.offset.and_then(|offset| offset.refusal(now))
+    }
+
+    /// The controller's time, or what comes nearest to it.
+    pub(super) fn controller_now(&self, now: Reading) -> Timestamp {
+        self.offset.map_or(now.wall, |offset| offset.controller_now(now))
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error} ({source})"))
+}

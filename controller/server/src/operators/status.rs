@@ -1,0 +1,199 @@
+//! How the controller is, as metrics: what is counted where is gathered here, and named once for all readers.
+
+use super::OperatorDoor;
+use crate::listen::ListenStats;
+use crate::reply::Reply as _;
+use crate::stats::{Kind, Stats, Tally};
+use muster_proto::job::Phase;
+use muster_proto::status::{Metric, MetricKind, Sample, Status};
+use muster_store::Size;
+use std::sync::atomic::Ordering;
+
+pub(super) async fn status(door: &OperatorDoor) -> Result<Status, tonic::Status> {
+    let stats = door.engine.stats();
+    let size = door.store.size().await.map_err(|error| error.reply())?;
+    let tasks = door.engine.survey().await;
+    let mut metrics = agents(door);
+    metrics.extend(connections(door));
+    metrics.extend(jobs(stats, door.engine.at_work(None).len(), &tasks));
+    metrics.extend(store(stats, size));
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cluster: door.issuers.cluster(),
+        started_at: stats.started_at,
+        alarms: alarms(door),
+        metrics,
+    })
+}
+
+fn alarms(door: &OperatorDoor) -> Vec<String> {
+    let stats = door.engine.stats();
+    let mut alarms = Vec::new();
+    if stats.disk_low.get() > 0 {
+        let free = stats.disk_free.get() >> 20;
+        alarms.push(format!(
+            "the disk with the state has {free} MiB left: make room, or keep less with `muster-controller serve --keep`"
+        ));
+    }
+    let quarantined = quarantined(door);
+    if quarantined > 0 {
+        alarms.push(format!(
+            "{quarantined} agents are used by two machines each: see `muster agents`, then `agents resolve`"
+        ));
+    }
+    alarms
+}
+
+fn quarantined(door: &OperatorDoor) -> usize {
+    door.roster.everybody().iter().filter(|target| door.sessions.quarantined(target.agent).is_some()).count()
+}
+
+fn agents(door: &OperatorDoor) -> Vec<Metric> {
+    let stats = door.engine.stats();
+    let count = |count: usize| count as u64;
+    vec![
+        of_kinds(
+            ("muster_agents", "agents", "Agents by how they are; those that are connected are enrolled as well."),
+            MetricKind::Gauge,
+            "state",
+            [
+                ("connected", count(door.sessions.len())),
+                ("enrolled", count(door.roster.everybody().len())),
+                ("quarantined", count(quarantined(door))),
+            ],
+        ),
+        counter(
+            "muster_sessions_opened_total",
+            "sessions opened",
+            "Sessions of agents that began.",
+            stats.sessions_opened.get(),
+        ),
+        tally(
+            (
+                "muster_sessions_closed_total",
+                "sessions closed",
+                "Sessions of agents that ended or were refused, by reason.",
+            ),
+            "reason",
+            stats.closed(),
+        ),
+        counter(
+            "muster_certificates_renewed_total",
+            "certificates renewed",
+            "Certificates of agents that were renewed over their sessions.",
+            stats.renewed.get(),
+        ),
+    ]
+}
+
+fn connections(door: &OperatorDoor) -> Vec<Metric> {
+    let mut samples = Vec::new();
+    for (listener, gate) in door.listeners.iter() {
+        let ListenStats { admitted, failed, strangers, silent, full, often, accept_errors } = gate.stats();
+        let results = [
+            ("admitted", admitted),
+            ("failed", failed),
+            ("strangers", strangers),
+            ("silent", silent),
+            ("full", full),
+            ("often", often),
+            ("accept_errors", accept_errors),
+        ];
+        samples.extend(results.map(|(result, count)| Sample {
+            labels: vec![("listener".into(), (*listener).into()), ("result".into(), result.into())],
+            value: count.load(Ordering::Relaxed),
+        }));
+    }
+    let stats = door.engine.stats();
+    vec![
+        Metric {
+            name: "muster_connections_total".into(),
+            title: "connections".into(),
+            help: "Connections to each listener: admitted, and turned away by reason.".into(),
+            kind: MetricKind::Counter,
+            samples,
+        },
+        tally(
+            ("muster_reports_refused_total", "reports refused", "Reports of agents that cannot be true, by reason."),
+            "reason",
+            &stats.reports,
+        ),
+        tally(("muster_limit_hits_total", "limits hit", "How often each limit had an effect."), "limit", &stats.limits),
+        gauge("muster_followers", "followers", "Streams of events to operators that are open.", stats.followers.get()),
+    ]
+}
+
+fn jobs(stats: &Stats, at_work: usize, tasks: &[(Phase, u64)]) -> Vec<Metric> {
+    vec![
+        counter("muster_jobs_accepted_total", "jobs accepted", "Jobs that were accepted.", stats.jobs_accepted.get()),
+        gauge("muster_jobs_at_work", "jobs at work", "Jobs that are not done.", at_work as u64),
+        of_kinds(
+            ("muster_tasks", "their tasks", "Tasks of the jobs at work that are not over, by where they stand."),
+            MetricKind::Gauge,
+            "phase",
+            tasks.iter().map(|(phase, count)| (phase.as_str(), *count)),
+        ),
+        counter("muster_events_total", "events", "Events of jobs that were made durable.", stats.events.get()),
+        counter("muster_commits_total", "commits", "Batches in which events were made durable.", stats.commits.get()),
+        counter(
+            "muster_output_bytes_total",
+            "output",
+            "Bytes of output that were made durable.",
+            stats.output_bytes.get(),
+        ),
+    ]
+}
+
+fn store(stats: &Stats, size: Size) -> Vec<Metric> {
+    vec![
+        of_kinds(
+            ("muster_store_bytes", "store", "Bytes that the store takes."),
+            MetricKind::Gauge,
+            "part",
+            [("database", size.database), ("output", size.output), ("blobs", size.blobs)],
+        ),
+        gauge("muster_store_jobs", "jobs stored", "Jobs in the store.", size.jobs),
+        gauge("muster_disk_free_bytes", "disk free", "Bytes free on the disk with the state.", stats.disk_free.get()),
+        counter(
+            "muster_jobs_removed_total",
+            "jobs removed",
+            "Jobs whose records were removed, as --keep says.",
+            stats.pruned_jobs.get(),
+        ),
+        gauge(
+            "muster_retention_last_run_timestamp_seconds",
+            "retention last run",
+            "When old jobs were last looked for.",
+            stats.pruned_at.get(),
+        ),
+    ]
+}
+
+/// Name, title and help.
+type Words = (&'static str, &'static str, &'static str);
+
+fn metric((name, title, help): Words, kind: MetricKind, samples: Vec<Sample>) -> Metric {
+    Metric { name: name.into(), title: title.into(), help: help.into(), kind, samples }
+}
+
+fn counter(name: &'static str, title: &'static str, help: &'static str, value: u64) -> Metric {
+    metric((name, title, help), MetricKind::Counter, vec![Sample { labels: Vec::new(), value }])
+}
+
+fn gauge(name: &'static str, title: &'static str, help: &'static str, value: u64) -> Metric {
+    metric((name, title, help), MetricKind::Gauge, vec![Sample { labels: Vec::new(), value }])
+}
+
+fn of_kinds(
+    words: Words,
+    kind: MetricKind,
+    key: &str,
+    counts: impl IntoIterator<Item = (&'static str, u64)>,
+) -> Metric {
+    let sample = |(word, value): (&str, u64)| Sample { labels: vec![(key.to_owned(), word.to_owned())], value };
+    metric(words, kind, counts.into_iter().map(sample).collect())
+}
+
+fn tally<K: Kind>(words: Words, key: &str, tally: &Tally<K>) -> Metric {
+    of_kinds(words, MetricKind::Counter, key, tally.iter().map(|(kind, count)| (kind.word(), count)))
+}

@@ -1,0 +1,200 @@
+//! Why a host, or its part in a job, is as it is: from stored events and live state, with one conclusion in words.
+//!
+//! Here it is gathered; `words` concludes, and is pure.
+
+mod words;
+
+use super::find::stored;
+use super::jobs::job_id;
+use super::{OperatorDoor, find};
+use crate::clock;
+use crate::engine::Look;
+use crate::reply::Reply as _;
+use muster_core::target::Selection;
+use muster_proto::event::{Event, EventKind, Stream};
+use muster_proto::id::{AgentId, JobId};
+use muster_proto::job::{JobList, JobState, Phase, Target};
+use muster_proto::why::{LastSession, TaskLine, TaskStory, Why};
+use muster_proto::{text, wire};
+use muster_store::StoredJob;
+use tonic::Status;
+use words::{Host, Seen};
+
+/// Unfinished tasks in a list.
+const UNFINISHED_MAX: usize = 20;
+/// Ended tasks in a list.
+const FINISHED_MAX: usize = 5;
+/// The newest jobs in which they are looked for.
+const LOOKED_THROUGH: u32 = 100;
+
+pub(super) async fn why(door: &OperatorDoor, request: wire::WhyRequest) -> Result<Why, Status> {
+    let job = match request.job.is_empty() {
+        true => None,
+        false => Some(stored(&door.store, job_id(&request.job)?).await?),
+    };
+    let (agent, place) = match &job {
+        Some(job) => {
+            let place = place_in(job, &request.host)?;
+            (job.targets[place as usize].agent, Some(place))
+        }
+        None => (agent_of(door, &request.host)?, None),
+    };
+    let now = clock::now();
+    let record = door.roster.record(agent);
+    let (Some(info), Some(record)) = (door.roster.info(agent), record) else {
+        return Err(Status::not_found("the agent is not known any more: `muster agents` lists those there are"));
+    };
+    let session = door.sessions.get(agent);
+    let left = door.engine.stats().left(agent).filter(|_| session.is_none());
+    let left = left.map(|left| LastSession { at: left.at, reason: left.why.to_string() });
+    let (unfinished, waiting) = unfinished(door, agent).await?;
+    let running = unfinished.iter().filter(|line| line.phase == Phase::Started).count();
+    let host = Host { info: &info, left: left.as_ref(), waiting, running, now };
+    let task = match (&job, place) {
+        (Some(job), Some(place)) => Some(story(door, job, place).await?),
+        _ => None,
+    };
+    let conclusion = match (&task, &job, place) {
+        (Some(task), Some(job), Some(place)) => {
+            let look = door.engine.look(task.job, place).await;
+            words::about_task(&host, &Seen { task, spec: &job.spec, look: look.as_ref() })
+        }
+        _ => words::about_host(&host),
+    };
+    Ok(Why {
+        epoch: session.as_ref().map(|session| session.epoch.0),
+        certificate_until: session.as_ref().and_then(|session| session.not_after),
+        renewed_at: record.renewed_at,
+        finished: if job.is_none() { finished(door, agent).await? } else { Vec::new() },
+        agent: info,
+        left,
+        unfinished,
+        task,
+        conclusion,
+    })
+}
+
+fn agent_of(door: &OperatorDoor, host: &str) -> Result<AgentId, Status> {
+    if let Some(target) = door.roster.find(host) {
+        return Ok(target.agent);
+    }
+    // Asked for its error: it names the agent that was meant.
+    let selection = Selection { targets: host.to_owned(), ..Selection::default() };
+    match door.roster.resolve(&selection).map_err(|error| error.reply())?.0[..] {
+        [Target { agent, .. }] => Ok(agent),
+        _ => Err(Status::invalid_argument(format!("{} means several hosts: name one of them", text::line(host)))),
+    }
+}
+
+fn place_in(job: &StoredJob, host: &str) -> Result<u32, Status> {
+    let id = host.parse().ok();
+    let found =
+        (0..).zip(job.targets.iter()).find(|(_, target)| target.name.as_str() == host || Some(target.agent) == id);
+    found.map(|(place, _)| place).ok_or_else(|| {
+        let (host, job) = (text::line(host), job.spec.job);
+        Status::not_found(format!("{host} is no target of job {job}: `muster job {job}` lists those that are"))
+    })
+}
+
+/// Tasks of jobs at work, the oldest first, and how many there are in all.
+async fn unfinished(door: &OperatorDoor, agent: AgentId) -> Result<(Vec<TaskLine>, usize), Status> {
+    let (mut lines, mut count) = (Vec::new(), 0);
+    for id in door.engine.at_work(Some(agent)) {
+        let Some((job, place)) = part_in(door, id, agent).await? else { continue };
+        // A look is cheap, a story is not: ended tasks of jobs at work are passed over first.
+        match door.engine.look(id, place).await {
+            Some(Look { phase: muster_core::task::Phase::Ended(_), .. }) | None => continue,
+            Some(_) => count += 1,
+        }
+        if lines.len() < UNFINISHED_MAX {
+            lines.push(line(story(door, &job, place).await?));
+        }
+    }
+    Ok((lines, count))
+}
+
+/// The last ended tasks, the newest first.
+async fn finished(door: &OperatorDoor, agent: AgentId) -> Result<Vec<TaskLine>, Status> {
+    let mut lines = Vec::new();
+    for summary in door.store.jobs(JobList::All, LOOKED_THROUGH).await.map_err(|error| error.reply())? {
+        if lines.len() == FINISHED_MAX {
+            break;
+        }
+        if summary.state == JobState::Done
+            && let Some((job, place)) = part_in(door, summary.job, agent).await?
+        {
+            lines.push(line(story(door, &job, place).await?));
+        }
+    }
+    Ok(lines)
+}
+
+async fn part_in(door: &OperatorDoor, job: JobId, agent: AgentId) -> Result<Option<(StoredJob, u32)>, Status> {
+    let stored = door.store.job(job).await.map_err(|error| error.reply())?;
+    Ok(stored.and_then(|stored| {
+        let place = stored.targets.iter().position(|target| target.agent == agent)?;
+        Some((stored, u32::try_from(place).ok()?))
+    }))
+}
+
+fn line(story: TaskStory) -> TaskLine {
+    let last = [story.finished_at, story.started_at, story.accepted_at, story.offered_at.last().copied()];
+    let since = last.into_iter().flatten().next().unwrap_or(story.planned_at);
+    TaskLine { job: story.job, title: story.title, phase: story.phase, outcome: story.outcome, since }
+}
+
+/// What is stored of a task.
+async fn story(door: &OperatorDoor, job: &StoredJob, place: u32) -> Result<TaskStory, Status> {
+    let id = job.spec.job;
+    let events = door.store.story(id, place).await.map_err(|error| error.reply())?;
+    if events.is_empty() {
+        return Err(find::missing(&door.store, id).await);
+    }
+    let mut story = told(job, events);
+    let late = door.store.late_evidence_of(id).await.map_err(|error| error.reply())?;
+    story.late = late.into_iter().find(|late| late.task.target == place).map(|late| late.text);
+    Ok(story)
+}
+
+fn told(job: &StoredJob, events: Vec<(Event, u64)>) -> TaskStory {
+    let mut story = TaskStory {
+        job: job.spec.job,
+        title: job.summary.title.clone(),
+        phase: Phase::Planned,
+        outcome: None,
+        planned_at: job.spec.created_at,
+        start_before: job.spec.start_before,
+        offered_at: Vec::new(),
+        accepted_at: None,
+        started_at: None,
+        output_at: None,
+        bytes: [0; 2],
+        truncated: 0,
+        finished_at: None,
+        cancelled: None,
+        late: None,
+    };
+    for (Event { time, kind, .. }, bytes) in events {
+        match kind {
+            EventKind::Planned { .. } => story.planned_at = time,
+            EventKind::Offered { .. } => {
+                story.offered_at.push(time);
+                story.phase = Phase::Offered;
+            }
+            EventKind::Accepted { .. } => (story.accepted_at, story.phase) = (Some(time), Phase::Accepted),
+            EventKind::Started { .. } => (story.started_at, story.phase) = (Some(time), Phase::Started),
+            EventKind::Output { stream, .. } => {
+                let first = story.output_at.map_or(time, |(first, _)| first);
+                story.output_at = Some((first, time));
+                story.bytes[usize::from(stream == Stream::Stderr)] += bytes;
+            }
+            EventKind::Truncated { bytes, .. } => story.truncated = story.truncated.saturating_add(bytes),
+            EventKind::Finished { outcome, .. } => {
+                (story.outcome, story.finished_at) = (Some(outcome), Some(time));
+            }
+            EventKind::Cancelling { operator } => story.cancelled = Some((time, operator)),
+            EventKind::Done { .. } => {}
+        }
+    }
+    story
+}
