@@ -151,7 +151,7 @@ pub async fn dial(address: &str, cluster: ClusterId, tls: Arc<ClientConfig>) -> 
     });
     Endpoint::from_static("http://controller")
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .http2_keep_alive_interval(limits::KEEPALIVE_INTERVAL)
+        .http2_keep_alive_interval(limits::AGENT_KEEPALIVE_INTERVAL)
         .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .connect_with_connector(connector)

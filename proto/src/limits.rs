@@ -86,6 +86,9 @@ pub const LINGER: Duration = Duration::from_secs(2);
 
 /// HTTP/2 keepalive on both ends of the link.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// The same at the agent's end of its link. Longer, so that the controller's question answers the agent's as well: a
+/// healthy link carries one ping in 20 s, not two.
+pub const AGENT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(25);
 /// A peer that does not answer a keepalive for this long is gone.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -92,14 +92,14 @@ impl LinkError {
         }
     }
 
-    /// In TLS 1.3 a server judges our certificate when we believe to be connected already: that shows as a request
-    /// cancelled, or as an alert somewhere down the chain.
+    /// In TLS 1.3 a server judges our certificate when we believe to be connected already: that shows as an alert
+    /// somewhere down the chain. A request that is merely cancelled is one whose connection went away.
     pub(super) fn of_status(status: &Status) -> Self {
         let text = status_text(status);
         if is_alert(&text) && text.contains(&format!("{EXPIRED:?}")) {
             return Self::Expired;
         }
-        let refused = matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied | Code::Cancelled);
+        let refused = matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied);
         if refused || is_alert(&text) { Self::Refused(text) } else { Self::Lost(text) }
     }
 }

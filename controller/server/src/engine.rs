@@ -362,10 +362,11 @@ impl Engine {
             }
         }
         for (job, reports) in by_job {
-            match self.handle(job) {
-                Some(handle) => {
+            let inputs = self.jobs().handles.get(&job).map(|handle| handle.inputs.clone());
+            match inputs {
+                Some(inputs) => {
                     // A job that ends meanwhile lets go of what waits; the agent tells again when it comes back.
-                    let _ = handle.inputs.send(Input::Reports(Reports { agent, epoch, reports })).await;
+                    let _ = inputs.send(Input::Reports(Reports { agent, epoch, reports })).await;
                 }
                 None => self.take_late(agent, epoch, reports).await?,
             }

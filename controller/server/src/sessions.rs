@@ -23,6 +23,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// How long the patient wait.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 /// Rises with each session of an agent; fences what an older one left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(pub u64);
@@ -41,6 +44,13 @@ pub enum Outgoing {
         /// When the target's window closes, wherever the offer is then.
         until: Instant,
     },
+}
+
+impl Outgoing {
+    /// It may wait for something else to travel with: most of what an agent costs is the number of its messages.
+    pub const fn is_patient(&self) -> bool {
+        matches!(self, Self::Message(ToAgent::Committed(_)))
+    }
 }
 
 /// What the offers of one job have in common.
@@ -233,11 +243,22 @@ impl Sessions {
     /// Queues messages, each if the session it is meant for is still its agent's; a newer one is told when it begins. So an
     /// agent that is asked for an offer of an earlier session can answer for good that it never came.
     pub fn send(&self, messages: impl IntoIterator<Item = (AgentId, Epoch, Outgoing)>) {
+        let mut patient = Vec::new();
         let inner = self.inner();
         for (agent, epoch, message) in messages {
             if let Some(session) = inner.live.get(&agent).filter(|session| session.epoch == epoch) {
+                if message.is_patient() {
+                    patient.push(Arc::clone(&session.mailbox));
+                }
                 session.send(message);
             }
+        }
+        drop(inner);
+        if !patient.is_empty() {
+            tokio::spawn(async move {
+                tokio::time::sleep(PATIENCE).await;
+                patient.iter().for_each(|mailbox| mailbox.ring());
+            });
         }
     }
 

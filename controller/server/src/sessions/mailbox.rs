@@ -8,6 +8,8 @@
 //! Nothing is taken before the welcome. Offers wait until the nonce of the session is confirmed: two copies of an agent
 //! may both have a session for a while, but only one of them is ever given work. Memory is held while something waits,
 //! and no longer.
+//!
+//! That an end is durable is not urgent: it waits for company, until somebody [rings](Mailbox::ring).
 
 use crate::sessions::Outgoing;
 use crate::stats::Closed;
@@ -19,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Messages that may wait for one agent: those of its running and waiting tasks, with room.
 const QUEUE_LEN: usize = 4_096;
+/// With so many even the patient go.
+const PATIENT_LEN: usize = 64;
 
 /// The queue towards an agent, in order. Whoever finds it full ends the session.
 #[derive(Debug, Default)]
@@ -60,11 +64,19 @@ impl Mailbox {
         } else if matches!(message, Outgoing::Offer { .. }) && waiting.stage != Stage::Confirmed {
             waiting.offers.push_back(message);
         } else {
+            let urgent = !message.is_patient() || waiting.messages.len() >= PATIENT_LEN;
             waiting.messages.push_back(message);
             drop(waiting);
-            self.bell.notify_one();
+            if urgent {
+                self.ring();
+            }
         }
         room
+    }
+
+    /// Lets what waits go now, patient or not.
+    pub fn ring(&self) {
+        self.bell.notify_one();
     }
 
     /// Lets messages go, these first.
@@ -74,7 +86,7 @@ impl Mailbox {
         let behind = std::mem::replace(&mut waiting.messages, first.into_iter().map(Outgoing::Message).collect());
         waiting.messages.extend(behind);
         drop(waiting);
-        self.bell.notify_one();
+        self.ring();
     }
 
     /// Lets offers go as well.
@@ -84,7 +96,7 @@ impl Mailbox {
         let offers = std::mem::take(&mut waiting.offers);
         waiting.messages.extend(offers);
         drop(waiting);
-        self.bell.notify_one();
+        self.ring();
     }
 
     /// All that may go, once there is something. For one reader.
