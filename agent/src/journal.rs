@@ -174,8 +174,9 @@ impl Journal {
         self.known.values().filter(is_stranger).count()
     }
 
-    /// Makes the records durable, all with one write and one fdatasync, then known. After an error nothing is appended
-    /// ever again: what the disk holds is not known then, and asking again could get a false yes.
+    /// Makes the records durable, all with one write and one fdatasync, then known. A disk that has no room takes none of
+    /// them, and may take them later. After any other error nothing is appended ever again: what the disk holds is not
+    /// known then, and asking again could get a false yes.
     pub fn append(&mut self, records: &[Record], now: Timestamp) -> Result<(), JournalError> {
         if let Some(reason) = &self.closed {
             return Err(JournalError::Closed(reason.clone()));
@@ -184,18 +185,30 @@ impl Journal {
             return Ok(());
         }
         let block = stored::block(None, records);
-        let written = self.file.write_all(&block).and_then(|()| self.file.sync_data());
-        let done = written.and_then(|()| {
+        if let Err(source) = self.file.write_all(&block) {
+            return Err(self.cut_back(source));
+        }
+        let done = self.file.sync_data().and_then(|()| {
             self.size += block.len() as u64;
             for record in records {
                 apply(&mut self.known, record);
             }
             if self.size > 2 * self.size_compacted + COMPACT_BYTES { self.compact(now) } else { Ok(()) }
         });
-        done.map_err(|source| {
-            self.closed = Some(format!("writing it failed ({source}): free space on its disk, then restart the agent"));
-            JournalError::Write(source)
-        })
+        done.map_err(|source| self.close(source))
+    }
+
+    /// Takes back what was written of a block that did not fit.
+    fn cut_back(&mut self, source: io::Error) -> JournalError {
+        match self.file.set_len(self.size).and_then(|()| self.file.sync_all()) {
+            Ok(()) => JournalError::NoRoom(source),
+            Err(_) => self.close(source),
+        }
+    }
+
+    fn close(&mut self, source: io::Error) -> JournalError {
+        self.closed = Some(format!("writing it failed ({source}): look after its disk, then restart the agent"));
+        JournalError::Write(source)
     }
 
     fn forget(&mut self, now: Timestamp) {
@@ -296,8 +309,11 @@ pub enum JournalError {
         /// What failed.
         source: io::Error,
     },
+    /// Nothing was written, and the journal is as it was.
+    #[error("the journal cannot be written ({0}): free space on its disk")]
+    NoRoom(io::Error),
     /// Writing failed; the journal is closed from now on.
-    #[error("cannot write the journal: free space on its disk or replace it, then restart the agent")]
+    #[error("cannot write the journal: look after its disk or replace it, then restart the agent")]
     Write(#[source] io::Error),
     /// It was closed before.
     #[error("the journal is closed: {0}")]
@@ -309,6 +325,7 @@ mod tests {
     use super::*;
     use muster_proto::id::JobId;
     use proptest::prelude::*;
+    use std::io::{Seek as _, SeekFrom};
 
     const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 
@@ -393,6 +410,26 @@ mod tests {
         let zeros = [whole.as_slice(), &[0; 200]].concat();
         fs::write(&path, zeros).expect("it can be written");
         assert_eq!(open(&path).damage(), None);
+    }
+
+    #[test]
+    fn a_full_disk_takes_nothing_and_is_no_damage() {
+        let (_dir, path) = place();
+        let mut journal = open(&path);
+        journal.append(&[received(1, NOW)], NOW).expect("it takes records");
+        // A file that must not grow is to a writer what a full disk is.
+        let full = rustix::fs::memfd_create("full", rustix::fs::MemfdFlags::ALLOW_SEALING).expect("a file in memory");
+        let full = File::from(full);
+        full.set_len(journal.size).expect("room");
+        rustix::fs::fcntl_add_seals(&full, rustix::fs::SealFlags::GROW).expect("sealed");
+        (&full).seek(SeekFrom::End(0)).expect("it has an end");
+        let disk = std::mem::replace(&mut journal.file, full);
+        let before = snapshot(&journal);
+        assert!(matches!(journal.append(&[received(2, NOW)], NOW), Err(JournalError::NoRoom(_))));
+        assert_eq!((journal.damage(), snapshot(&journal)), (None, before));
+        journal.file = disk;
+        journal.append(&[received(3, NOW)], NOW).expect("there is room again");
+        assert_eq!(snapshot(&open(&path)), snapshot(&journal));
     }
 
     #[test]

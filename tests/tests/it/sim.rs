@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
 
 const AGENTS: u64 = 200;
 const JOBS: u64 = 10;
@@ -20,8 +21,8 @@ struct Sim {
 }
 
 impl Sim {
-    fn start(controller: &Controller, options: &[&str]) -> Self {
-        let count = AGENTS.to_string();
+    fn start(controller: &Controller, agents: u64, options: &[&str]) -> Self {
+        let count = agents.to_string();
         let token = controller.token(["--labels", "kind=sim", "--uses", &count]);
         let log = controller.path("sim.log");
         let mut child = Command::new(bin("muster-sim"))
@@ -33,7 +34,8 @@ impl Sim {
             .spawn()
             .expect("the simulator starts");
         let sim = Self { stdin: child.stdin.take(), child, log };
-        until(PATIENCE, "all simulated agents were connected", || sim.said().contains("200 agents connected in "));
+        let connected = format!("sim: {agents} agents connected in ");
+        until(PATIENCE, "all simulated agents were connected", || sim.said().contains(&connected));
         sim
     }
 
@@ -61,8 +63,9 @@ fn count(job: &Value, state: &str) -> u64 {
     job["counts"][state].as_u64().unwrap_or(0)
 }
 
-fn submit(controller: &Controller) -> String {
-    let run = controller.muster(["run", "-d", "-w", "kind=sim", "--yes=200", "-t", "10m", "--", "true"]);
+fn submit(controller: &Controller, agents: u64) -> String {
+    let yes = format!("--yes={agents}");
+    let run = controller.muster(["run", "-d", "-w", "kind=sim", &yes, "-t", "10m", "--", "true"]);
     assert_eq!(run.status, 0, "{run}");
     run.out().trim().to_owned()
 }
@@ -76,12 +79,12 @@ fn p1_p2_p5_two_hundred_agents_add_up_across_cut_links_and_a_killed_controller()
     let mut controller = Controller::start([]);
     let (ports, bytes) = (controller.ports(), OUTPUT.to_string());
     let tasks = ["--output", &bytes, "--delay", "50ms", "--jitter", "1s", "--fail-rate", "0.1", "--flap", "3s"];
-    let sim = Sim::start(&controller, &tasks);
-    let mut jobs: Vec<String> = (0..JOBS / 2).map(|_| submit(&controller)).collect();
+    let sim = Sim::start(&controller, AGENTS, &tasks);
+    let mut jobs: Vec<String> = (0..JOBS / 2).map(|_| submit(&controller, AGENTS)).collect();
     until(PATIENCE, "the last of them has ends", || count(&job(&controller, &jobs[jobs.len() - 1]), "succeeded") > 0);
     controller.kill();
     controller.serve_again(&ports);
-    jobs.extend((0..JOBS / 2).map(|_| submit(&controller)));
+    jobs.extend((0..JOBS / 2).map(|_| submit(&controller, AGENTS)));
 
     let whole = sim::output(OUTPUT);
     let mut failed = 0;
@@ -97,5 +100,27 @@ fn p1_p2_p5_two_hundred_agents_add_up_across_cut_links_and_a_killed_controller()
     let closing = sim.end();
     let tasks = AGENTS * JOBS;
     assert!(closing.starts_with(&format!("sim: started={tasks} ended={tasks} ")), "{closing}");
+    assert!(closing.contains(" rejected=0 doubles=0 "), "{closing}");
+}
+
+#[test]
+fn p9_a_controller_with_a_thousand_open_streams_stops_in_time_and_all_come_back_with_what_they_did() {
+    const MANY: u64 = 1_000;
+    let mut controller = Controller::start([]);
+    let ports = controller.ports();
+    let sim = Sim::start(&controller, MANY, &["--delay", "2s", "--jitter", "2s"]);
+    let id = submit(&controller, MANY);
+    let started =
+        |job: &Value| job["hosts"].as_array().is_some_and(|hosts| hosts.iter().all(|host| host["phase"] != "planned"));
+    until(PATIENCE, "all were offered their task", || started(&job(&controller, &id)));
+    let began = Instant::now();
+    controller.end();
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(15), "it took {took:?} to stop");
+    controller.serve_again(&ports);
+    until(PATIENCE, "the job is done", || job(&controller, &id)["state"] == "done");
+    assert_eq!(count(&job(&controller, &id), "succeeded"), MANY);
+    let closing = sim.end();
+    assert!(closing.starts_with(&format!("sim: started={MANY} ended={MANY} ")), "{closing}");
     assert!(closing.contains(" rejected=0 doubles=0 "), "{closing}");
 }
