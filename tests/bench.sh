@@ -164,9 +164,9 @@ sustained() {
     took=$(($(micros) - began))
     row "completions a second, $SUSTAINED_JOBS jobs of $AGENTS at once" "$(calc "$tasks * 1e6 / $took" 0)" "a second" \
         ">= 20000" "$tasks" "muster run -d -w all --yes=$AGENTS -- true"
-    row "controller CPU of that, a task" "$(calc "($(cpu "$CONTROLLER") - cpu_before) * 1000 / $tasks")" us "-" "$tasks" \
+    row "controller CPU of that, a task" "$(calc "($(cpu "$CONTROLLER") - $cpu_before) * 1000 / $tasks")" us "-" "$tasks" \
         "/proc/PID/stat"
-    row "simulator CPU of that, a task" "$(calc "($(cpu "$SIM") - sim_before) * 1000 / $tasks")" us "<= 60" "$tasks" \
+    row "simulator CPU of that, a task" "$(calc "($(cpu "$SIM") - $sim_before) * 1000 / $tasks")" us "<= 60" "$tasks" \
         "/proc/PID/stat"
 }
 

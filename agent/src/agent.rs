@@ -149,7 +149,7 @@ impl Agent {
             seen: clock.read(),
             offset: None,
             standing: Standing::Unknown,
-            nonce: Identity::load_nonce(&settings.state),
+            nonce: Identity::load_nonce(&settings.state)?,
             // Until it runs.
             events: mpsc::channel(1).1,
             boot: process::boot_id().map_err(AgentError::Kernel)?,
@@ -188,11 +188,13 @@ impl Agent {
         info!(name = %self.identity.name, agent = %self.identity.agent, unfinished = self.tasks.len(), "agent started");
         loop {
             let now = self.watch_clock();
+            self.retry_nonce();
             self.start_waiting(now);
             self.renew(now);
             let room = self.pump();
             let (expiry, renewal) = (self.next_expiry(now), self.next_renewal(now));
-            let (alarm, second_look) = (expiry.into_iter().chain(renewal).min(), self.second_look);
+            let alarm = expiry.into_iter().chain(renewal).chain(self.next_nonce()).min();
+            let second_look = self.second_look;
             tokio::select! {
                 () = &mut shutdown => break,
                 event = self.events.recv(), if self.outbox.len() < OUTBOX_MAX => match event {
@@ -207,7 +209,7 @@ impl Agent {
                 _ = ship::reserve(room.as_ref()), if room.is_some() => {}
                 _ = deaths.recv() => self.reap(),
                 (id, result) = self.burials.next() => self.on_burial(id, result),
-                // Windows and renewal are looked at above.
+                // Windows, renewal and nonce are looked at above.
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
                 () = sleep_until(second_look.unwrap_or_else(Instant::now)), if second_look.is_some() => self.look_again(),
             }
@@ -285,8 +287,10 @@ impl Agent {
         unknown.iter().for_each(|&id| self.say(id, TaskReport::Never));
     }
 
+    /// Running tasks go on; waiting ones wait for a controller, too.
     fn on_down(&mut self) {
         self.link = None;
+        self.distrust();
         self.renewal.down();
         self.outbox.clear();
         self.ready.clear();

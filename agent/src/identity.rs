@@ -15,7 +15,6 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use tracing::error;
 
 pub use next::{Next, Pair};
 
@@ -109,23 +108,16 @@ impl Identity {
         sync(state).map_err(at(state))
     }
 
-    /// What the last session handed out, if there was one. A file that cannot be read counts as none: the controller
-    /// then decides.
-    pub fn load_nonce(state: &Path) -> Option<Nonce> {
+    /// What the last session handed out; `None` if there was none. A file that is there and cannot be read is an error:
+    /// whoever dials without its nonce is taken for a copy.
+    pub fn load_nonce(state: &Path) -> Result<Option<Nonce>, IdentityError> {
         let path = state.join(DIRECTORY).join(NONCE);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(source) if source.kind() == io::ErrorKind::NotFound => return None,
-            Err(source) => {
-                error!(path = %path.display(), error = %source, "cannot read the last session's nonce");
-                return None;
-            }
-        };
-        let nonce = parse_nonce(&text);
-        if nonce.is_none() {
-            error!(path = %path.display(), "the last session's nonce is damaged");
+        match fs::read_to_string(&path) {
+            Ok(text) => parse_nonce(&text).map(Some).ok_or(IdentityError::Nonce { path }),
+            Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) if source.kind() == io::ErrorKind::InvalidData => Err(IdentityError::Nonce { path }),
+            Err(source) => Err(IdentityError::Io { path, source }),
         }
-        nonce
     }
 
     /// Keeps the nonce of a session. Durable when it returns.
@@ -197,6 +189,16 @@ pub enum IdentityError {
         "the certificate that the controller issued does not fit the key: check that agent and controller are of one release"
     )]
     Unfit,
+    /// Not what a session wrote.
+    #[error(
+        "{} is damaged: put it back, or remove it and start again; then the controller takes this agent for a copy until \
+         `muster agents resolve NAME --keep` says that it is none",
+        path.display()
+    )]
+    Nonce {
+        /// Which.
+        path: PathBuf,
+    },
     /// Not what `enroll` wrote.
     #[error("{} is damaged: remove the identity directory and enrol again", path.display())]
     Damaged {
@@ -253,18 +255,29 @@ mod tests {
     fn a_nonce_is_kept_over_a_crash_and_replaced_whole() {
         let root = tempfile::tempdir().expect("a directory");
         identity().store(root.path()).expect("stored");
-        assert_eq!(Identity::load_nonce(root.path()), None);
+        assert_eq!(Identity::load_nonce(root.path()).expect("nothing to read"), None);
         let path = root.path().join("identity/nonce");
         for epoch in [1, u64::MAX] {
             let nonce = Nonce { epoch, mac: [7; 16] };
             Identity::store_nonce(root.path(), nonce).expect("stored");
             fs::write(path.with_added_extension("new"), "half").expect("a crash");
-            assert_eq!(Identity::load_nonce(root.path()), Some(nonce));
+            assert_eq!(Identity::load_nonce(root.path()).expect("readable"), Some(nonce));
         }
+    }
+
+    #[test]
+    fn a_nonce_that_cannot_be_read_is_not_taken_for_none() {
+        let root = tempfile::tempdir().expect("a directory");
+        identity().store(root.path()).expect("stored");
+        let path = root.path().join("identity/nonce");
+        let error = || Identity::load_nonce(root.path()).expect_err("not a nonce").to_string();
         for bad in ["", "7", "7 0", "x 00000000000000000000000000000000", "7 -0000000000000000000000000000001"] {
             fs::write(&path, bad).expect("written");
-            assert_eq!(Identity::load_nonce(root.path()), None, "{bad}");
+            assert!(error().contains("identity/nonce is damaged: put it back"), "{bad}: {}", error());
         }
+        fs::remove_file(&path).expect("removed");
+        fs::create_dir(&path).expect("made");
+        assert!(error().contains("identity/nonce: check its owner"), "{}", error());
     }
 
     #[test]

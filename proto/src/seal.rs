@@ -180,7 +180,7 @@ pub enum SealError {
     #[error("the operator CA cannot be read: enrol this agent again")]
     Issuer,
     /// Altered, or signed by another key.
-    #[error("the signature does not match the job")]
+    #[error("the signature does not match what it stands under")]
     Signature,
     /// Not issued by the operator CA, or not valid when it signed.
     #[error(

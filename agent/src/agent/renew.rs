@@ -13,6 +13,7 @@ use crate::identity::{Identity, IdentityError, Next, Pair};
 use crate::session::Link;
 use muster_proto::fleet::Facts;
 use muster_proto::link::FromAgent;
+use muster_proto::name::{Peer, PeerName};
 use muster_proto::time::Timestamp;
 use muster_proto::tls::{self, TlsError};
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
@@ -78,18 +79,32 @@ impl Credential {
         };
         Ok(Self { link, valid: tls::validity(&tls::certificate_from_pem(&pair.certificate)?)? })
     }
+
+    /// One that may take the place of the identity's own: made for the same agent.
+    fn successor(identity: &Identity, facts: &Facts, pair: &Pair) -> Result<Self, RenewError> {
+        let name = PeerName { cluster: identity.cluster, peer: Peer::Agent(identity.agent) };
+        match tls::peer_name(&tls::certificate_from_pem(&pair.certificate)?) {
+            Ok(other) if other == name => Ok(Self::new(identity, facts, pair)?),
+            _ => Err(RenewError::Foreign),
+        }
+    }
 }
 
 impl Renewal {
     /// Of an identity whose files were settled. A successor that an earlier start left is tried first: the controller may
-    /// know nothing else any more.
+    /// know nothing else any more. One that cannot be used is no reason not to start.
     pub(super) fn new(identity: &Identity, facts: &Facts, files: Next) -> Result<Self, TlsError> {
         let pair = Pair { key: identity.key.clone(), certificate: identity.certificate.clone() };
         let current = Credential::new(identity, facts, &pair)?;
-        let successor = files.load().map(|pair| Credential::new(identity, facts, &pair)).transpose()?;
+        let successor = files.load().map(|pair| Credential::successor(identity, facts, &pair)).transpose();
+        let owed = successor.as_ref().err().map(|error| {
+            warn!(%error, "the renewed certificate is discarded: the old one stays");
+            Change::Discard
+        });
+        let successor = successor.ok().flatten();
         let trying = if successor.is_some() { Who::Successor } else { Who::Current };
         let due = *current.valid.start() + about_half(current.valid.start().until(*current.valid.end()));
-        let (owed, pause) = (None, Instant::now());
+        let pause = Instant::now();
         Ok(Self { files, current, successor, trying, owed, refusals: 0, due, pause, asked: None })
     }
 
@@ -194,13 +209,17 @@ impl Renewal {
         Ok((key, csr))
     }
 
-    /// A certificate came. True if it is on disk and to be tried.
+    /// A certificate came. True if it is on disk and to be tried; nothing is written that a start could stumble over.
     fn renewed(&mut self, identity: &Identity, certificate: &[u8], controller_now: Timestamp) -> bool {
         let Some((key, _)) = self.asked.take() else { return false };
         let pair = Pair { key, certificate: tls::certificate_to_pem(certificate) };
         let keep = || -> Result<Credential, RenewError> {
+            let successor = Credential::successor(identity, &self.current.link.facts, &pair)?;
+            if !successor.valid.contains(&controller_now) {
+                return Err(RenewError::Dates);
+            }
             self.files.complete(&pair)?;
-            Ok(Credential::new(identity, &self.current.link.facts, &pair)?)
+            Ok(successor)
         };
         match keep() {
             Ok(successor) => {
@@ -267,7 +286,6 @@ impl Agent {
 
     /// The controller does not take this agent for now.
     pub(super) fn on_refused(&mut self, retry_after: Duration) {
-        self.distrust();
         if let Some(wait) = self.renewal.refused(retry_after) {
             self.dial(wait);
         }
@@ -288,4 +306,8 @@ enum RenewError {
     Files(#[from] IdentityError),
     #[error("what the controller issued cannot be used: {0}")]
     Tls(#[from] TlsError),
+    #[error("what the controller issued is not for this agent: check that it is the controller of this cluster")]
+    Foreign,
+    #[error("what the controller issued is not valid now: check the controller's clock")]
+    Dates,
 }

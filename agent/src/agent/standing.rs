@@ -1,5 +1,6 @@
 //! Whether this agent is the one that the controller means. A machine that was copied, or whose disk was set back, holds
-//! the same key and the same tasks: it starts none of them before a controller has recognised it by its nonce.
+//! the same key and the same tasks: it starts none of them without a session in which a controller has recognised it by its
+//! nonce.
 
 use super::work::{Leave, Stage};
 use super::{Agent, EVENTS};
@@ -9,16 +10,19 @@ use muster_proto::link::{FromAgent, Nonce, Welcome};
 use muster_proto::time::Timestamp;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
-use tracing::{error, info, warn};
+use tokio::time::{Instant, sleep};
+use tracing::{debug, error, info, warn};
 
-/// How far the agent is recognised since its start, or since it may have become a copy.
+/// How long to wait before a nonce that could not be kept is written again: the controller offers nothing before it is.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// How far the agent is recognised in the session that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// Not at all: nothing starts.
+    /// Not at all, or there is no session: nothing starts.
     Unknown,
-    /// It was welcomed, and the nonce of that session is not on disk yet: nothing starts.
-    Welcomed(Nonce),
+    /// It was welcomed, and the nonce of that session is not on disk yet: nothing starts. When to try again.
+    Welcomed(Nonce, Instant),
     /// The nonce that was handed out last is on disk.
     Sure,
 }
@@ -44,7 +48,7 @@ impl Agent {
         if let Some(skew) = self.skew(now) {
             warn!(%skew, "tasks are refused");
         }
-        self.standing = Standing::Welcomed(welcome.nonce);
+        self.standing = Standing::Welcomed(welcome.nonce, Instant::now() + RETRY);
         if let Err(error) = self.secure() {
             error!(%error, "nothing starts");
         }
@@ -56,15 +60,35 @@ impl Agent {
         match self.standing {
             Standing::Sure => Ok(()),
             Standing::Unknown => Err("this agent was not recognised by its controller yet".to_owned()),
-            Standing::Welcomed(nonce) => {
+            Standing::Welcomed(nonce, _) => {
                 Identity::store_nonce(&self.settings.state, nonce)
                     .map_err(|error| format!("cannot keep the session's nonce: {}", chain(&error)))?;
                 (self.standing, self.nonce) = (Standing::Sure, Some(nonce));
-                if self.link.is_some() {
-                    self.outbox.push_front(FromAgent::NonceStored(nonce.epoch));
-                }
+                self.outbox.push_front(FromAgent::NonceStored(nonce.epoch));
                 Ok(())
             }
+        }
+    }
+
+    /// Writes the session's nonce again if that failed and it is time.
+    pub(super) fn retry_nonce(&mut self) {
+        let now = Instant::now();
+        if let Standing::Welcomed(nonce, due) = self.standing
+            && due <= now
+        {
+            self.standing = Standing::Welcomed(nonce, now + RETRY);
+            match self.secure() {
+                Ok(()) => info!("the session's nonce is kept now: tasks may start"),
+                Err(error) => debug!(%error, "still nothing starts"),
+            }
+        }
+    }
+
+    /// When to write it again; `None` if it is kept, or there is none.
+    pub(super) const fn next_nonce(&self) -> Option<Instant> {
+        match self.standing {
+            Standing::Welcomed(_, due) => Some(due),
+            Standing::Unknown | Standing::Sure => None,
         }
     }
 
@@ -85,7 +109,6 @@ impl Agent {
         let leapt = now.leapt_since(&std::mem::replace(&mut self.seen, now));
         if leapt {
             info!("this host's clock was set, or the host stood still: dialing anew");
-            self.distrust();
             self.dial(Duration::ZERO);
         }
         now

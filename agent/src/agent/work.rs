@@ -12,6 +12,7 @@
 use super::Agent;
 use super::refuse::refusal;
 use super::ship::Shipment;
+use super::standing::Standing;
 use crate::admit::{Admission, Memory, Refusal};
 use crate::clock::{Reading, Window};
 use crate::journal::{Record, State};
@@ -52,7 +53,7 @@ pub(super) enum Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Leave {
     Given,
-    /// It comes from an earlier start of the agent: the controller may have given it up meanwhile.
+    /// It comes from an earlier session: the controller may have given it up meanwhile, and this agent may be a copy.
     AfterWelcome,
 }
 
@@ -287,7 +288,7 @@ impl Agent {
             return;
         }
         self.expire(now);
-        if self.secure().is_err() {
+        if self.standing != Standing::Sure {
             return;
         }
         let may =

@@ -6,10 +6,12 @@ use muster_agent::clock::Clock;
 use muster_agent::facts;
 use muster_agent::process::Containment;
 use muster_agent::session::{Event, Link};
-use muster_proto::id::{BootId, StartId};
+use muster_proto::id::{AgentId, BootId, StartId};
 use muster_proto::link::{FromAgent, Hello, TaskReport, ToAgent, Welcome};
+use muster_proto::name::{Peer, PeerName};
 use muster_proto::outcome::EndKind;
 use muster_proto::tls;
+use rcgen::{CertificateParams, SanType, date_time_ymd};
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -154,12 +156,63 @@ async fn a_certificate_for_another_key_changes_nothing() {
     let mut controller = Controller::new(&world).await;
     let (agent, mut session, _) = due(&world, &mut controller).await;
     let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
-    let request = rcgen::CertificateParams::default().serialize_request(&other).expect("a request");
+    let request = CertificateParams::default().serialize_request(&other).expect("a request");
     session.send([ToAgent::Renewed(world.agents.certify(request.der()).into())]).await;
     let offer = world.offer(sh("exit 9"));
     session.send([ToAgent::Offer(offer.clone())]).await;
     let (reports, _) = session.finish(offer.task).await;
     assert_eq!(end_of(&reports), &EndKind::Exit(9), "the session goes on");
     assert!(file(&world, "next.crt").is_none());
+    agent.stop().await;
+}
+
+/// It ends before it begins.
+fn turned_round(params: &mut CertificateParams) {
+    (params.not_before, params.not_after) = (date_time_ymd(2060, 1, 1), date_time_ymd(1971, 1, 1));
+}
+
+fn expired(params: &mut CertificateParams) {
+    (params.not_before, params.not_after) = (date_time_ymd(1971, 1, 1), date_time_ymd(2001, 1, 1));
+}
+
+fn of_another_agent(params: &mut CertificateParams) {
+    let name = PeerName { cluster: CLUSTER, peer: Peer::Agent(AgentId::from_bytes([3; 16])) };
+    params.subject_alt_names = vec![SanType::URI(name.to_string().try_into().expect("ASCII"))];
+}
+
+fn nameless(params: &mut CertificateParams) {
+    params.subject_alt_names.clear();
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_used_is_not_kept() {
+    for alter in [turned_round, expired, of_another_agent, nameless] {
+        let world = World::new();
+        let mut controller = Controller::new(&world).await;
+        let (agent, mut session, request) = due(&world, &mut controller).await;
+        session.send([ToAgent::Renewed(world.agents.certify_altered(&request, alter).into())]).await;
+        let offer = world.offer(sh("exit 9"));
+        session.send([ToAgent::Offer(offer.clone())]).await;
+        let (reports, _) = session.finish(offer.task).await;
+        assert_eq!(end_of(&reports), &EndKind::Exit(9), "the session goes on");
+        assert!(file(&world, "next.crt").is_none());
+        agent.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_unusable_certificate_on_disk_does_not_keep_an_agent_from_starting() {
+    let world = World::new();
+    let mut controller = Controller::new(&world).await;
+    let (agent, session, request) = due(&world, &mut controller).await;
+    agent.stop().await;
+    drop(session);
+    let old = file(&world, "agent.crt");
+    let certificate = tls::certificate_to_pem(&world.agents.certify_altered(&request, turned_round));
+    fs::write(world.state().join("identity/next.crt"), certificate).expect("written");
+    let agent = Running::start(world.agent(&controller));
+    let _session = controller.live().await;
+    eventually("it is gone", || file(&world, "next.crt").is_none()).await;
+    assert_eq!(file(&world, "agent.crt"), old);
     agent.stop().await;
 }

@@ -25,7 +25,7 @@ async fn a_nonce_is_on_disk_before_it_is_confirmed_and_comes_with_the_next_hello
         session.send([ToAgent::Welcome(Welcome { nonce: nonce(epoch), ..welcome() })]).await;
         assert_eq!(session.stored().await, epoch);
         known = Some(nonce(epoch));
-        assert_eq!(Identity::load_nonce(&world.state()), known);
+        assert_eq!(Identity::load_nonce(&world.state()).expect("readable"), known);
         drop(session);
         let (hello, session) = controller.session().await;
         assert_eq!(hello.nonce, known, "of the session that was");
@@ -51,10 +51,11 @@ async fn nothing_starts_while_the_nonce_cannot_be_kept() {
     assert!(reason.starts_with("cannot keep the session's nonce: cannot use "), "{reason}");
     assert!(session.stored.is_empty());
 
+    // A controller offers nothing before it hears of the nonce: the agent goes on by itself.
     fs::remove_dir(obstacle).expect("removed");
+    assert_eq!(session.stored().await, 7);
     let offer = world.offer(sh("exit 4"));
     session.send([ToAgent::Offer(offer.clone())]).await;
-    assert_eq!(session.stored().await, 7);
     let (reports, _) = session.finish(offer.task).await;
     assert_eq!(end_of(&reports), &EndKind::Exit(4));
     agent.stop().await;
@@ -112,14 +113,24 @@ async fn a_host_whose_clock_is_wrong_says_so_until_it_is_set_right() {
     agent.stop().await;
 }
 
+fn refused() -> ToAgent {
+    ToAgent::Refused { reason: "two machines use this identity".to_owned(), retry_after: Duration::from_millis(50) }
+}
+
 #[tokio::test]
 async fn who_is_refused_asks_again_and_starts_nothing_meanwhile() {
+    waits_for_a_welcome([refused()]).await;
+}
+
+#[tokio::test]
+async fn who_is_cut_off_starts_nothing_before_it_is_welcomed_again() {
+    waits_for_a_welcome([]).await;
+}
+
+/// An agent with a task that waits loses its session after these words: the task starts only in the next one.
+async fn waits_for_a_welcome(last_words: impl IntoIterator<Item = ToAgent>) {
     let world = World::new();
     let mut controller = Controller::new(&world).await;
-    let refused = || ToAgent::Refused {
-        reason: "two machines use this identity".to_owned(),
-        retry_after: Duration::from_millis(50),
-    };
     let agent = Running::start(world.agent(&controller));
     let (_, session) = controller.session().await;
     session.send([refused()]).await;
@@ -134,7 +145,8 @@ async fn who_is_refused_asks_again_and_starts_nothing_meanwhile() {
         started += usize::from(session.report().await.1 == TaskReport::Started);
     }
 
-    session.send([refused()]).await;
+    session.send(last_words).await;
+    drop(session);
     let (_, session) = controller.session().await;
     fs::write(&go, "").expect("written");
     let ends = || {

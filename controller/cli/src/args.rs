@@ -31,11 +31,11 @@ pub struct Args {
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct Global {
-    /// Controller and identity to use, by its name in the configuration
-    #[arg(long, global = true, env = "MUSTER_CONTEXT", hide_env_values = true, value_name = "NAME")]
+    /// Controller and identity to use, by its name in the configuration; otherwise $MUSTER_CONTEXT
+    #[arg(long, global = true, value_name = "NAME")]
     pub context: Option<String>,
-    /// Configuration file; otherwise muster/config.toml in your configuration directory
-    #[arg(long, global = true, env = "MUSTER_CONFIG", hide_env_values = true, value_name = "FILE")]
+    /// Configuration file; otherwise $MUSTER_CONFIG, or muster/config.toml in your configuration directory
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 
@@ -100,11 +100,13 @@ pub fn output_limit(text: &str) -> Result<OutputLimit, String> {
     if text == "none" {
         return Ok(OutputLimit::Unlimited);
     }
-    let (digits, shift) = match text.char_indices().next_back() {
-        Some((end, 'K' | 'k')) => (&text[..end], 10),
-        Some((end, 'M' | 'm')) => (&text[..end], 20),
-        Some((end, 'G' | 'g')) => (&text[..end], 30),
-        _ => (text, 0),
+    let number = text.strip_suffix("iB").unwrap_or(text);
+    let (digits, shift) = match number.char_indices().next_back() {
+        Some((end, 'K' | 'k')) => (&number[..end], 10),
+        Some((end, 'M' | 'm')) => (&number[..end], 20),
+        Some((end, 'G' | 'g')) => (&number[..end], 30),
+        _ if number.len() < text.len() => ("", 0),
+        _ => (number, 0),
     };
     let most = limits::OUTPUT_KEPT_BYTES_MAX;
     match digits.parse::<u64>().map(|number| number.saturating_mul(1 << shift)) {
@@ -157,8 +159,9 @@ pub fn job(text: &str) -> Result<JobRef, String> {
     // What can be filled up to an id is the beginning of one.
     let filled = format!("{text:0<26}").parse::<JobId>();
     match text {
+        "" => Err("say which job: its id, the beginning of it, or last".to_owned()),
         "last" => Ok(JobRef::Word(text.to_owned())),
-        _ if !text.is_empty() && filled.is_ok() => Ok(JobRef::Word(text.to_lowercase())),
+        _ if filled.is_ok() => Ok(JobRef::Word(text.to_lowercase())),
         _ => Err(format!("{text} is no job id: `muster jobs` lists them; the beginning of one will do, or last")),
     }
 }
@@ -237,7 +240,8 @@ mod tests {
         assert_eq!(output_limit("0"), Ok(OutputLimit::Kept { head: 0, tail: 0 }));
         assert_eq!(output_limit("5k"), Ok(OutputLimit::Kept { head: 4096, tail: 1024 }));
         assert_eq!(output_limit("20M"), Ok(OutputLimit::default()));
-        for text in ["", "M", "-1", "1T", "None", "1MiB", "\u{20ac}"] {
+        assert_eq!(output_limit("20MiB"), Ok(OutputLimit::default()));
+        for text in ["", "M", "-1", "1T", "None", "1iB", "1MB", "iB", "\u{20ac}"] {
             assert!(output_limit(text).is_err(), "{text}");
         }
     }

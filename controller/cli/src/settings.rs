@@ -21,9 +21,11 @@ impl Settings {
     /// From the global options; what they leave open follows the XDG base directories.
     pub fn new(global: &Global) -> Result<Self, SettingsError> {
         // An empty variable is as good as none: that is how scripts unset them.
-        let given = global.config.clone().filter(|path| !path.as_os_str().is_empty());
+        let config = global.config.clone().or_else(|| env::var_os("MUSTER_CONFIG").map(PathBuf::from));
+        let given = config.filter(|path| !path.as_os_str().is_empty());
         let path = given.or_else(default_path).ok_or(SettingsError::NoHome)?;
-        Ok(Self { path, context: global.context.clone().filter(|name| !name.is_empty()) })
+        let context = global.context.clone().or_else(|| env::var("MUSTER_CONTEXT").ok());
+        Ok(Self { path, context: context.filter(|name| !name.is_empty()) })
     }
 
     /// The configuration file, which need not exist.

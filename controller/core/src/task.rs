@@ -126,6 +126,11 @@ impl Task {
         &self.phase
     }
 
+    /// How its agent can be reached.
+    pub const fn contact(&self) -> Contact {
+        self.contact
+    }
+
     /// Its agent has a session now.
     pub const fn is_connected(&self) -> bool {
         matches!(self.contact, Contact::Here)

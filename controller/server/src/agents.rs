@@ -23,6 +23,7 @@ use muster_proto::id::AgentId;
 use muster_proto::limits;
 use muster_proto::link::{FromAgent, Hello, Nonce, ToAgent, Welcome};
 use muster_proto::name::HostName;
+use muster_proto::time::Timestamp;
 use muster_proto::wire;
 use muster_store::{AgentError, Confirmed, OpenSession, Opened, Store};
 use outbox::{Outbox, OutboxStream};
@@ -36,6 +37,9 @@ use tracing::{debug, error, info, warn};
 
 /// A peer that has a certificate and says nothing is gone after this long.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// A session gets no work before its nonce is confirmed; one that never confirms it only seems to be there. An agent that
+/// could not write meanwhile gets a new nonce when it comes again.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(30);
 /// Who is one of two machines asks again after this long: an operator may have decided.
 const QUARANTINED_RETRY: Duration = Duration::from_secs(10);
 /// Who is no agent any more asks again after this long, in case it was enrolled anew.
@@ -107,8 +111,8 @@ impl wire::agent_link_server::AgentLink for AgentDoor {
 pub(crate) fn refused_as_copy(name: &HostName, quarantine: &Quarantine) -> ToAgent {
     let [first, second] = quarantine.parties.each_ref().map(|party| party.address.as_str());
     let reason = format!(
-        "two machines use the identity of {name}, at {first} and at {second}: \
-         `muster agents resolve {name} --keep ADDRESS` decides which of them is {name}"
+        "two machines use the identity of {name}, the first at {first}, the second at {second}: \
+         `muster agents resolve {name} --keep WHICH` decides which of them is {name}"
     );
     ToAgent::Refused { reason, retry_after: QUARANTINED_RETRY }
 }
@@ -222,7 +226,7 @@ impl Visit {
                 }
                 nonce
             }
-            Ok(Opened::Fork(quarantine)) => return Err(self.fork(quarantine).await),
+            Ok(Opened::Fork { quarantine, found }) => return Err(self.fork(found, quarantine).await),
             Ok(Opened::Outcast) => return Err(self.outcast()),
             Ok(Opened::Superseded) => {
                 let refused = refused_for_good("this key was replaced by a newer one: enrol this agent again");
@@ -257,12 +261,12 @@ impl Visit {
     }
 
     /// Neither of the two gets anything until an operator has said which one is the agent.
-    async fn fork(&self, quarantine: Quarantine) -> Closed {
+    async fn fork(&self, found: u64, quarantine: Quarantine) -> Closed {
         let Some(refused) = self.as_copy(&quarantine) else { return Closed::Unknown };
         let [first, second] = quarantine.parties.each_ref().map(|party| party.address.clone());
-        if self.door.sessions.quarantine(self.agent, quarantine, &refused) {
+        if self.door.sessions.quarantine(self.agent, found, quarantine, &refused) {
             warn!(agent = %self.agent, %first, %second, "two machines use one identity: both are quarantined");
-            self.door.engine.quarantined(self.agent).await;
+            self.door.engine.recognition_changed(self.agent).await;
         }
         self.mailbox.end(Closed::Quarantined, Some(refused))
     }
@@ -297,16 +301,27 @@ impl Visit {
     }
 
     async fn listen(&self, epoch: Epoch, mut inbound: Streaming<wire::FromAgent>, mut once: Once) -> Closed {
+        let now = Instant::now();
         let expiry = self.peer.not_after.map_or(Duration::MAX, |end| clock::now().until(end));
-        let expired = tokio::time::sleep(expiry.min(Duration::from_hours(24 * 365)));
-        tokio::pin!(expired);
+        let (expires, confirm_by) = (now + expiry.min(Duration::from_hours(24 * 365)), now + CONFIRM_WITHIN);
+        // One timer for both: there are as many of these as agents.
+        let due = tokio::time::sleep_until(expires.min(confirm_by));
+        tokio::pin!(due);
         loop {
             let message = tokio::select! {
                 message = inbound.message() => message,
                 () = self.mailbox.ended() => return Closed::Lost,
-                () = &mut expired => {
-                    info!(agent = %self.agent, "the agent's certificate expired, session closed");
-                    return Closed::Expired;
+                () = &mut due => {
+                    if Instant::now() >= expires {
+                        info!(agent = %self.agent, "the agent's certificate expired, session closed");
+                        return Closed::Expired;
+                    }
+                    if !once.nonce_stored {
+                        warn!(agent = %self.agent, "the agent could not store what proves who it is, session closed");
+                        return Closed::Unconfirmed;
+                    }
+                    due.as_mut().reset(expires);
+                    continue;
                 }
             };
             let taken = match self.understood(message) {
@@ -327,7 +342,7 @@ impl Visit {
                 FromAgent::Facts(facts) => self.facts(facts, once.facts.take()).await?,
                 FromAgent::NonceStored(stored) if stored == epoch.0 => self.nonce_stored(epoch, once),
                 FromAgent::NonceStored(_) => {}
-                FromAgent::Renew(request) => self.renew(&request, once).await?,
+                FromAgent::Renew(request) => self.renew(epoch, &request, once).await?,
                 FromAgent::Hello(_) => {
                     warn!(agent = %self.agent, "a second hello, session closed");
                     return Err(Closed::Invalid);
@@ -373,7 +388,11 @@ impl Visit {
     }
 
     /// A certificate for the same agent and a new key. The old one counts until the new one is used.
-    async fn renew(&self, request: &[u8], once: &mut Once) -> Result<(), Closed> {
+    async fn renew(&self, epoch: Epoch, request: &[u8], once: &mut Once) -> Result<(), Closed> {
+        if !once.nonce_stored {
+            debug!(agent = %self.agent, "a certificate was asked for before the nonce was stored");
+            return Ok(());
+        }
         if once.renewed.is_some_and(|at| at.elapsed() < RENEWAL_PAUSE) {
             debug!(agent = %self.agent, "a certificate was asked for again within a minute");
             return Ok(());
@@ -392,8 +411,9 @@ impl Visit {
                 return Ok(());
             }
         };
-        match self.door.store.set_next_key(self.agent, key.fingerprint(), now).await {
-            Ok(()) => {}
+        match self.set_next_key(epoch, &key, now).await {
+            Ok(Confirmed::Held) => {}
+            Ok(Confirmed::Stale) => return Err(self.mailbox.end(Closed::Replaced, None)),
             Err(AgentError::Unknown(_)) => return Err(self.mailbox.end(Closed::Revoked, Some(refused_as_revoked()))),
             Err(AgentError::Store(error)) => return Err(self.store_failed(&error)),
         }
@@ -401,6 +421,12 @@ impl Visit {
         self.door.engine.stats().renewed.add_one();
         self.mailbox.push(Outgoing::Message(ToAgent::Renewed(certificate.into())));
         Ok(())
+    }
+
+    async fn set_next_key(&self, epoch: Epoch, key: &PublicKey, now: Timestamp) -> Result<Confirmed, AgentError> {
+        // The confirmation that the agent asked for may still be on its way to the store.
+        self.door.store.confirm_nonce(self.agent, epoch.0).await?;
+        self.door.store.set_next_key(self.agent, epoch.0, key.fingerprint(), now).await
     }
 }
 

@@ -1,14 +1,19 @@
-//! `muster-controller check`: whether everything in the store is as it was written.
+//! `muster-controller check`: whether everything in the store is as it was written, and the issuers are there.
 
+use crate::issuers::Issuers;
 use crate::server::{BuildError, read_cluster, take};
 use crate::settings::StateDir;
 use muster_store::{OpenError, Report};
 
 /// Looks at the store of a controller that is stopped: one process has it open.
 pub async fn run(state: &StateDir) -> Result<Report, CheckError> {
-    read_cluster(state)?;
+    let cluster = read_cluster(state)?;
     let _lock = take(state)?;
-    Ok(muster_store::check(state.path()).await?)
+    let mut report = muster_store::check(state.path()).await?;
+    if let Err(error) = Issuers::load(&state.ca(), cluster) {
+        report.findings.push(error.to_string());
+    }
+    Ok(report)
 }
 
 /// What there is to print: what is wrong first, then what a crash left, then how much was looked at.
@@ -59,6 +64,12 @@ mod tests {
         init.run().await.expect("a cluster");
         let report = run(&state).await.expect("a report");
         assert_eq!(lines(&report).collect::<Vec<_>>(), ["0 jobs with 0 events and 1 audit records: nothing is wrong"]);
+        let key = state.ca().join("operators.key");
+        let bytes = std::fs::read(&key).expect("it is there");
+        std::fs::remove_file(&key).expect("removed");
+        let report = run(&state).await.expect("a report");
+        assert!(report.findings.iter().any(|found| found.contains("operators")), "{report:?}");
+        std::fs::write(&key, bytes).expect("put back");
         let _lock = take(&state).expect("nobody has it");
         assert!(matches!(run(&state).await, Err(CheckError::State(BuildError::Running(_)))));
     }

@@ -418,17 +418,11 @@ impl Engine {
         }
     }
 
-    /// Two machines use an agent's identity: its tasks wait as if it were away, and say why.
-    pub async fn quarantined(&self, agent: AgentId) {
+    /// A quarantine began or was resolved, as the sessions have it by now: in one, the agent's tasks wait as if it were
+    /// away, and say why.
+    pub async fn recognition_changed(&self, agent: AgentId) {
         for (_, handle) in self.handles_of(agent) {
-            let _ = handle.inputs.send(Input::Quarantined { agent }).await;
-        }
-    }
-
-    /// It is known again which of two machines is the agent.
-    pub async fn released(&self, agent: AgentId) {
-        for (_, handle) in self.handles_of(agent) {
-            let _ = handle.inputs.send(Input::Released { agent }).await;
+            let _ = handle.inputs.send(Input::Recognition { agent }).await;
         }
     }
 

@@ -57,7 +57,11 @@ impl Reply for StoreError {
         if !matches!(self, Self::Closed) {
             error!(error = %self, cause = ?std::error::Error::source(&self), "the store failed");
         }
-        Status::unavailable(self.to_string())
+        match self {
+            // Nobody needs to try again.
+            Self::Damaged(_) => Status::data_loss(self.to_string()),
+            _ => Status::unavailable(self.to_string()),
+        }
     }
 }
 

@@ -2,11 +2,14 @@
 //!
 //! `--keep` is a promise: nothing that it keeps is ever removed. So a disk that is nearly full makes the rule be applied
 //! at once, and is otherwise for people to see to: the log and `muster status` say so.
+//!
+//! A clock that was set wrong would make everything old. So nothing is removed for its age while the clock is in doubt.
 
 use crate::clock;
 use crate::engine::Engine;
 use crate::stats::{Limit, Stats};
-use muster_store::{Retention, Store};
+use muster_proto::time::Timestamp;
+use muster_store::{Retention, Store, StoreError};
 use rustix::fs::statvfs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +24,13 @@ const FREE_BYTES_MIN: u64 = 64 << 20;
 /// On a large disk a twentieth is plenty: this much is enough.
 const FREE_BYTES_ENOUGH: u64 = 1 << 30;
 
+/// At a start the clock may be so far ahead of the newest record; most installations say something every day.
+const AHEAD_MAX: Duration = Duration::from_hours(48);
+/// Between two looks the clock may go so much faster or slower than time.
+const DRIFT_MAX: Duration = Duration::from_mins(1);
+/// A clock that was in doubt is believed after it went right for this long.
+const STEADY_FOR: Duration = Duration::from_hours(1);
+
 /// Removes what `keep` does not keep, now and every ten minutes, for as long as it is polled.
 pub async fn run(engine: Engine, keep: Retention, state: PathBuf) {
     let stats = engine.stats();
@@ -28,8 +38,22 @@ pub async fn run(engine: Engine, keep: Retention, state: PathBuf) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut prune_at = Instant::now();
     let mut was_low = false;
+    let newest = newest_record(engine.store()).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "how old the newest record is could not be read");
+        None
+    });
+    let mut trust = Trust::new(newest, clock::now(), Instant::now());
+    let mut was_trusted = true;
     loop {
         ticks.tick().await;
+        let trusted = trust.look(clock::now(), Instant::now()) || keep.age.is_none();
+        if !trusted && was_trusted {
+            stats.limits.add(Limit::Clock);
+            tracing::warn!(
+                "the clock was set, or is far ahead of the newest record: for an hour no job is removed for its age"
+            );
+        }
+        was_trusted = trusted;
         let low = look_at_disk(&state, stats);
         if low && !was_low {
             stats.limits.add(Limit::Disk);
@@ -39,7 +63,7 @@ pub async fn run(engine: Engine, keep: Retention, state: PathBuf) {
             );
         }
         if Instant::now() >= prune_at || low && !was_low {
-            prune(engine.store(), keep, stats).await;
+            prune(engine.store(), Retention { age: keep.age.filter(|_| trusted), ..keep }, stats).await;
             prune_at = Instant::now() + PRUNE_EVERY;
         }
         was_low = low;
@@ -64,6 +88,36 @@ async fn prune(store: &Store, keep: Retention, stats: &Stats) {
     }
 }
 
+/// When something was last noted in the audit log, as every job is.
+async fn newest_record(store: &Store) -> Result<Option<Timestamp>, StoreError> {
+    let last = store.audit_last().await?.seq;
+    let records = store.audit(last.saturating_sub(1), 1).await?;
+    Ok(records.last().map(|record| record.entry.at))
+}
+
+/// Whether the clock can be believed when it says how old something is.
+struct Trust {
+    /// The last look: by the clock, and by what cannot be set.
+    seen: (Timestamp, Instant),
+    from: Instant,
+}
+
+impl Trust {
+    fn new(newest: Option<Timestamp>, wall: Timestamp, now: Instant) -> Self {
+        let ahead = newest.is_some_and(|newest| newest.until(wall) > AHEAD_MAX);
+        Self { seen: (wall, now), from: if ahead { now + STEADY_FOR } else { now } }
+    }
+
+    fn look(&mut self, wall: Timestamp, now: Instant) -> bool {
+        let (wall_before, before) = std::mem::replace(&mut self.seen, (wall, now));
+        let right = wall_before + now.duration_since(before);
+        if right.until(wall).max(wall.until(right)) > DRIFT_MAX {
+            self.from = now + STEADY_FOR;
+        }
+        now >= self.from
+    }
+}
+
 /// Notes how much room there is; whether it is too little.
 fn look_at_disk(state: &Path, stats: &Stats) -> bool {
     // A disk that cannot be asked shows where it is written to.
@@ -82,6 +136,24 @@ fn is_low(free: u64, total: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_jumped_or_began_far_ahead_makes_nothing_old_for_an_hour() {
+        const MINUTE: Duration = Duration::from_mins(1);
+        let (start, day) = (Timestamp::from_millis(1_000_000_000_000), Duration::from_hours(24));
+        let now = Instant::now();
+        let trusted = |newest| Trust::new(newest, start + day * 3, now).look(start + day * 3, now);
+        assert!(trusted(None) && trusted(Some(start + day)) && trusted(Some(start + day * 9)));
+        assert!(!trusted(Some(start)), "the newest record is three days old");
+
+        let mut trust = Trust::new(Some(start), start, now);
+        assert!(trust.look(start + MINUTE, now + MINUTE));
+        let jump = day * 365;
+        assert!(!trust.look(start + jump + MINUTE * 2, now + MINUTE * 2), "a year in a minute");
+        assert!(!trust.look(start + jump + MINUTE * 61, now + MINUTE * 61));
+        assert!(trust.look(start + jump + MINUTE * 62, now + MINUTE * 62), "it went right for an hour");
+        assert!(!trust.look(start + MINUTE * 63, now + MINUTE * 63), "set back is set as well");
+    }
 
     #[test]
     fn a_disk_is_low_below_a_twentieth_within_bounds() {

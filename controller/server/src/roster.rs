@@ -38,7 +38,7 @@ impl Roster {
         for record in store.agents().await? {
             if let Some(quarantine) = &record.quarantine {
                 let refused = crate::agents::refused_as_copy(&record.name, quarantine);
-                roster.sessions.quarantine(record.id, quarantine.clone(), &refused);
+                roster.sessions.quarantine(record.id, record.last_epoch, quarantine.clone(), &refused);
             }
             roster.add(record);
         }

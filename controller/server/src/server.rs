@@ -128,6 +128,8 @@ impl Server {
             serving.spawn(async move { (name, served.await) });
         }
         let result = tokio::select! {
+            // Listeners end at a shutdown as well: that is no failure of theirs.
+            biased;
             () = shutdown.cancelled() => Ok(()),
             Some(ended) = serving.join_next() => Err(RunError::Listener(format!("{ended:?}"))),
         };

@@ -144,9 +144,20 @@ pub struct Sessions(Arc<Mutex<Inner>>);
 #[derive(Debug, Default)]
 struct Inner {
     live: HashMap<AgentId, Session>,
-    quarantines: HashMap<AgentId, Quarantine>,
-    /// The beginning of the last quarantine that was resolved: late news of it change nothing.
-    resolved: HashMap<AgentId, Timestamp>,
+    /// Each with the number it has in the store: a later one of the same agent has a higher one, whatever the clock.
+    quarantines: HashMap<AgentId, (u64, Quarantine)>,
+    /// The number of the last quarantine that was resolved: late news of it change nothing.
+    resolved: HashMap<AgentId, u64>,
+}
+
+impl Inner {
+    fn contact(&self, agent: AgentId) -> Contact {
+        match self.live.get(&agent) {
+            _ if self.quarantines.contains_key(&agent) => Contact::Quarantined,
+            Some(session) => Contact::Here(session.epoch),
+            None => Contact::Away,
+        }
+    }
 }
 
 impl Sessions {
@@ -189,29 +200,29 @@ impl Sessions {
     }
 
     /// Two machines use the agent's identity: it has no session until [`Sessions::resolved`]. The live one is told why.
-    /// Whether this is news; false also where it was resolved meanwhile.
-    pub fn quarantine(&self, agent: AgentId, quarantine: Quarantine, farewell: &ToAgent) -> bool {
+    /// `found` is the number of the quarantine. Whether this is news; false also where it was resolved meanwhile.
+    pub fn quarantine(&self, agent: AgentId, found: u64, quarantine: Quarantine, farewell: &ToAgent) -> bool {
         let mut inner = self.inner();
-        if inner.resolved.get(&agent).is_some_and(|since| *since >= quarantine.since) {
+        if inner.resolved.get(&agent).is_some_and(|resolved| *resolved >= found) {
             return false;
         }
         if let Some(session) = inner.live.get(&agent) {
             session.dismiss(Closed::Quarantined, farewell.clone());
         }
-        inner.quarantines.insert(agent, quarantine).is_none()
+        inner.quarantines.insert(agent, (found, quarantine)).is_none()
     }
 
     /// An operator has decided.
     pub fn resolved(&self, agent: AgentId) {
         let mut inner = self.inner();
-        if let Some(quarantine) = inner.quarantines.remove(&agent) {
-            inner.resolved.insert(agent, quarantine.since);
+        if let Some((found, _)) = inner.quarantines.remove(&agent) {
+            inner.resolved.insert(agent, found);
         }
     }
 
     /// The agent's quarantine, if it is in one.
     pub fn quarantined(&self, agent: AgentId) -> Option<Quarantine> {
-        self.inner().quarantines.get(&agent).cloned()
+        self.inner().quarantines.get(&agent).map(|(_, quarantine)| quarantine.clone())
     }
 
     /// The agent's session, if it has one.
@@ -219,15 +230,15 @@ impl Sessions {
         self.inner().live.get(&agent).cloned()
     }
 
+    /// How the agent can be reached.
+    pub fn contact(&self, agent: AgentId) -> Contact {
+        self.inner().contact(agent)
+    }
+
     /// How each of these agents can be reached.
     pub fn contacts(&self, agents: impl Iterator<Item = AgentId>) -> Vec<Contact> {
         let inner = self.inner();
-        let contact = |agent| match inner.live.get(&agent) {
-            _ if inner.quarantines.contains_key(&agent) => Contact::Quarantined,
-            Some(session) => Contact::Here(session.epoch),
-            None => Contact::Away,
-        };
-        agents.map(contact).collect()
+        agents.map(|agent| inner.contact(agent)).collect()
     }
 
     /// Agents connected now.
@@ -290,8 +301,8 @@ mod tests {
         mailbox.end(Closed::Lost, None)
     }
 
-    fn quarantine(since: i64) -> Quarantine {
-        let seen_at = Timestamp::from_millis(since);
+    fn quarantine() -> Quarantine {
+        let seen_at = Timestamp::from_millis(5);
         let (boot, start) = (BootId::from_bytes([2; 16]), StartId::from_bytes([3; 16]));
         let party = Party { address: "192.0.2.1:1".into(), machine: String::new(), boot, start, seen_at };
         Quarantine { since: seen_at, parties: [party.clone(), party] }
@@ -330,15 +341,15 @@ mod tests {
         let ((first, first_end), (second, _)) = (session(1), session(2));
         sessions.begin(AGENT, first);
         let words = ToAgent::Refused { reason: "two".into(), retry_after: Duration::ZERO };
-        assert!(sessions.quarantine(AGENT, quarantine(5), &words), "it is news");
+        assert!(sessions.quarantine(AGENT, 5, quarantine(), &words), "it is news");
         assert_eq!((ended(&first_end), first_end.farewell()), (Closed::Quarantined, Some(words.clone())));
         assert_eq!(sessions.begin(AGENT, second.clone()), Begun::Quarantined);
         assert_eq!(sessions.contacts([AGENT].into_iter()), [Contact::Quarantined]);
-        assert!(!sessions.quarantine(AGENT, quarantine(5), &words));
+        assert!(!sessions.quarantine(AGENT, 5, quarantine(), &words));
         sessions.resolved(AGENT);
-        assert!(!sessions.quarantine(AGENT, quarantine(5), &words), "news of before the decision");
+        assert!(!sessions.quarantine(AGENT, 5, quarantine(), &words), "news of before the decision");
         assert_eq!(sessions.begin(AGENT, second), Begun::Live);
-        assert!(sessions.quarantine(AGENT, quarantine(6), &words), "another one");
+        assert!(sessions.quarantine(AGENT, 6, quarantine(), &words), "another one, though the clock says the same");
     }
 
     #[test]

@@ -187,6 +187,8 @@ kinds! {
         Protocol = "protocol", "agent and controller speak different protocols";
         /// It said no hello in time, or no hello at all.
         NoHello = "no_hello", "it did not say hello";
+        /// It did not store its nonce in time: it could not have been given work.
+        Unconfirmed = "unconfirmed", "it did not store its nonce: see the log and the disk of the agent";
         /// It said what cannot be, or what is not valid.
         Invalid = "invalid", "it sent a message that was refused";
         /// A message was larger than may be.
@@ -215,6 +217,8 @@ kinds! {
         AgentQueue = "agent_queue", "agents that did not take what was sent to them";
         /// Tasks that an agent refused, for any reason.
         Rejected = "rejected", "tasks that agents rejected";
+        /// The clock was set, or began far ahead of the newest record: nothing was removed for its age for an hour.
+        Clock = "clock", "removals by age put off since the clock was in doubt";
         /// The disk with the state has little room left.
         Disk = "disk", "the disk with the state was nearly full";
     }

@@ -39,6 +39,8 @@ pub struct AgentRecord {
     pub party: Option<Party>,
     /// Two machines use its identity.
     pub quarantine: Option<Quarantine>,
+    /// Number of its newest session, 0 before the first. While it is quarantined: [`crate::Opened::Fork`]'s `found`.
+    pub last_epoch: u64,
 }
 
 impl AgentRecord {
@@ -56,6 +58,7 @@ impl AgentRecord {
             last_seen: None,
             party: None,
             quarantine: None,
+            last_epoch: 0,
         }
     }
 }
@@ -76,8 +79,8 @@ database_errors!(AgentError);
 impl Store {
     /// All agents there ever were, revoked ones too, by name.
     pub async fn agents(&self) -> Result<Vec<AgentRecord>, StoreError> {
-        let sql = "SELECT id, name, labels, facts, facts_digest, enrolled_at, revoked_at, renewed_at, party, quarantine \
-                   FROM agents ORDER BY name, enrolled_at";
+        let sql = "SELECT id, name, labels, facts, facts_digest, enrolled_at, revoked_at, renewed_at, party, quarantine, \
+                   last_epoch FROM agents ORDER BY name, enrolled_at";
         let rows = sqlx::query(sql).fetch_all(&self.inner.readers).await?;
         rows.iter().map(agent_of).collect()
     }
@@ -182,7 +185,8 @@ fn agent_of(row: &SqliteRow) -> Result<AgentRecord, StoreError> {
         renewed_at: time("renewed_at")?,
         last_seen: party.as_ref().map(|party| party.seen_at),
         party,
-        quarantine: quarantine.map(|(quarantine, _)| quarantine),
+        quarantine: quarantine.map(|parted| parted.quarantine),
+        last_epoch: row.try_get::<i64, _>("last_epoch")?.try_into().map_err(|_| damaged())?,
     })
 }
 

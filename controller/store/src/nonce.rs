@@ -109,10 +109,16 @@ impl Chain {
         if self.issued == Some(number) {
             (self.held, self.issued) = (Some(number), None);
         }
-        self.held == Some(number) && self.issued.is_none()
+        self.holds(number)
+    }
+
+    /// Whether this nonce is stored and the newest one, and there is one agent.
+    pub(crate) fn holds(&self, number: u64) -> bool {
+        self.fork.is_none() && self.held == Some(number) && self.issued.is_none()
     }
 
     /// An operator decides which of two is the agent; `false` if that one never had a nonce of ours, or there are no two.
+    /// That takes a number of its own: while there are two [`Chain::last`] stands still, and the next time it is higher.
     pub(crate) fn resolve(&mut self, keep: Keep) -> bool {
         match (keep, self.fork) {
             (_, None) | (Keep::Second, Some(Claim::Foreign(_))) => return false,
@@ -121,6 +127,7 @@ impl Chain {
             (Keep::Second, Some(Claim::Nothing)) => (self.held, self.issued) = (None, None),
             (Keep::Second, Some(Claim::Ours(number))) => (self.held, self.issued) = (Some(number), None),
         }
+        self.last += 1;
         (self.outcast, self.fork) = (Some(self.last), None);
         true
     }

@@ -13,6 +13,7 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::CParameter;
 
 /// zstd level: the fastest; output is mostly text and shrinks well at any.
 const LEVEL: i32 = 1;
@@ -25,14 +26,6 @@ pub(crate) struct Place {
     pub stored: u32,
     /// Bytes of the output.
     pub length: u32,
-    pub codec: Codec,
-}
-
-/// How the bytes in the file become the output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Codec {
-    Plain,
-    Zstd,
 }
 
 /// Output that is in its job's file, and nothing refers to it yet. Until it is dropped nobody else can write there.
@@ -88,12 +81,8 @@ impl Outputs {
             let mut stored = vec![0; place.stored as usize];
             file.read_exact_at(&mut stored, place.offset)?;
             let length = place.length as usize;
-            let piece = match place.codec {
-                Codec::Plain => stored,
-                Codec::Zstd => zstd
-                    .decompress(&stored, length)
-                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?,
-            };
+            let piece =
+                zstd.decompress(&stored, length).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             if piece.len() == length { Ok(piece.into()) } else { Err(io::ErrorKind::InvalidData.into()) }
         };
         places.iter().map(&mut read).collect()
@@ -105,20 +94,17 @@ impl Packed {
     /// Blocks.
     pub(crate) fn put(file: File, at: u64, pieces: &[Bytes]) -> io::Result<Self> {
         let mut zstd = Compressor::new(LEVEL)?;
+        // What does not shrink is a few bytes longer then; what a disk has altered is found.
+        zstd.set_parameter(CParameter::ChecksumFlag(true))?;
         let (mut places, mut body) = (Vec::with_capacity(pieces.len()), Vec::new());
         for piece in pieces {
             let offset = body.len();
             body.resize(offset + zstd::zstd_safe::compress_bound(piece.len()), 0);
             let packed = zstd.compress_to_buffer(piece, &mut body[offset..])?;
-            let codec = if packed < piece.len() { Codec::Zstd } else { Codec::Plain };
             body.truncate(offset + packed);
-            if codec == Codec::Plain {
-                body.truncate(offset);
-                body.extend_from_slice(piece);
-            }
             let size = |bytes: usize| u32::try_from(bytes).map_err(io::Error::other);
             let stored = size(body.len() - offset)?;
-            places.push(Place { offset: offset as u64, stored, length: size(piece.len())?, codec });
+            places.push(Place { offset: offset as u64, stored, length: size(piece.len())? });
         }
         file.write_all_at(&body, at)?;
         file.sync_data()?;

@@ -7,21 +7,27 @@
 mod fleet;
 
 pub(crate) use fleet::{
-    facts_of, facts_to_bytes, labels_of, labels_to_bytes, party_of, party_to_bytes, quarantine_of, quarantine_to_bytes,
+    Parted, facts_of, facts_to_bytes, labels_of, labels_to_bytes, party_of, party_to_bytes, quarantine_of,
+    quarantine_to_bytes,
 };
 
 use crate::StoreError;
-use crate::output::{Codec, Place};
+use crate::output::Place;
 use bytes::{BufMut as _, Bytes};
 use muster_proto::event::{Event, EventKind, Stream};
 use muster_proto::job::{JobState, Target};
 use muster_proto::outcome::{Counts, Outcome, State};
 use muster_proto::time::Timestamp;
 use prost::Message as _;
+use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 
 /// Layout of a block of events.
 const BLOCK_VERSION: u8 = 1;
+/// Behind the version: the beginning of the SHA-256 of what follows, so that a disk that lies is not believed.
+const SUM_BYTES: usize = 8;
+/// How larger output lies in its job's file.
+const CODEC: &str = "zstd";
 /// A block that has reached this size takes no more events.
 const BLOCK_BYTES_FULL: usize = 256 << 10;
 /// Output up to this size lies in its event's record, larger output in the job's file.
@@ -82,7 +88,7 @@ pub(crate) fn pack(events: &[Event], places: &[Place]) -> Vec<Block> {
     let (mut blocks, mut places): (Vec<Block>, _) = (Vec::new(), places.iter().copied());
     for event in events {
         if blocks.last().is_none_or(|block| block.body.len() >= BLOCK_BYTES_FULL) {
-            blocks.push(Block { first_seq: event.seq, last_seq: event.seq, body: vec![BLOCK_VERSION] });
+            blocks.push(Block { first_seq: event.seq, last_seq: event.seq, body: vec![BLOCK_VERSION; 1 + SUM_BYTES] });
         }
         if let Some(block) = blocks.last_mut() {
             let record =
@@ -91,13 +97,23 @@ pub(crate) fn pack(events: &[Event], places: &[Place]) -> Vec<Block> {
             block.body.put_slice(&record.encode_length_delimited_to_vec());
         }
     }
+    for block in &mut blocks {
+        let (head, records) = block.body.split_at_mut(1 + SUM_BYTES);
+        head[1..].copy_from_slice(&sum(records));
+    }
     blocks
+}
+
+fn sum(records: &[u8]) -> [u8; SUM_BYTES] {
+    let hash = Sha256::digest(records);
+    std::array::from_fn(|place| hash[place])
 }
 
 /// Reads a block's events one by one.
 pub(crate) fn unpack(first_seq: u64, mut body: Bytes) -> impl Iterator<Item = Result<StoredEvent, StoreError>> {
     let mut seq = first_seq;
-    let known = !body.is_empty() && body.split_to(1)[0] == BLOCK_VERSION;
+    let head = body.split_to(body.len().min(1 + SUM_BYTES));
+    let known = head.first() == Some(&BLOCK_VERSION) && head[1..] == sum(&body);
     let mut failed = false;
     std::iter::from_fn(move || {
         if failed || (known && body.is_empty()) {
@@ -305,20 +321,12 @@ const fn stream_of(descriptor: u32) -> Option<Stream> {
 
 impl PlaceRecord {
     fn of(place: Place) -> Self {
-        let codec = match place.codec {
-            Codec::Plain => "plain",
-            Codec::Zstd => "zstd",
-        };
-        Self { offset: place.offset, stored: place.stored, length: place.length, codec: codec.to_owned() }
+        Self { offset: place.offset, stored: place.stored, length: place.length, codec: CODEC.to_owned() }
     }
 
     fn read(self) -> Option<Place> {
-        let codec = match self.codec.as_str() {
-            "plain" => Codec::Plain,
-            "zstd" => Codec::Zstd,
-            _ => return None,
-        };
-        Some(Place { offset: self.offset, stored: self.stored, length: self.length, codec })
+        let place = Place { offset: self.offset, stored: self.stored, length: self.length };
+        (self.codec == CODEC).then_some(place)
     }
 }
 

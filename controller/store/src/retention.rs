@@ -2,8 +2,8 @@
 //!
 //! A job goes in steps, so that nobody who writes waits long and a crash between any two leaves only what the next prune
 //! takes up: its row becomes a tombstone (from then on nobody finds it), then its events go a few at a time, then its
-//! file, then blobs that no other job names. The tombstone stays for a while: an agent may still hold a result of the
-//! job, and has to hear that it was taken. The audit log is never touched.
+//! file, then blobs that no other job names. The tombstone stays for ever, at some tens of bytes: an agent may come back
+//! with a result of the job after any time and has to hear that it was taken. The audit log is never touched.
 //!
 //! Pages that become free are used again; once they are more than a quarter of the database it is made smaller.
 
@@ -12,11 +12,13 @@ use crate::writer::Change;
 use crate::{Store, StoreError};
 use muster_proto::id::JobId;
 use muster_proto::time::Timestamp;
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Jobs that become tombstones in one transaction, and blocks of events or blobs that go in one.
@@ -27,8 +29,6 @@ const STEP_BLOBS: usize = 256;
 const STEP_PAGES: u64 = 512;
 /// A file that belongs to no job may belong to one that is about to be: this old it does not.
 const ORPHAN_AGE: Duration = Duration::from_hours(1);
-/// Longer than agents keep results, and than any signed deadline.
-const TOMBSTONE_AGE: Duration = Duration::from_hours(8 * 24);
 
 /// What is kept of the jobs that are done. By default everything; each limit counts by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,7 +37,8 @@ pub struct Retention {
     pub age: Option<Duration>,
     /// So many jobs in all, those included that are not done.
     pub jobs: Option<u64>,
-    /// So many bytes of [`Size::bytes`].
+    /// So many bytes of jobs that are done: records, output, and the blobs that no other job names. What cannot be
+    /// removed, like jobs that are not done, takes nothing from them.
     pub bytes: Option<u64>,
 }
 
@@ -46,7 +47,7 @@ pub struct Retention {
 pub struct Pruned {
     /// How many jobs.
     pub jobs: u64,
-    /// About how many bytes they had.
+    /// About how many bytes they had. Blobs that are young go with a later prune.
     pub bytes: u64,
 }
 
@@ -75,12 +76,16 @@ impl Store {
     /// left lying. Everything else goes on meanwhile. What it removed before an error stays removed.
     pub async fn prune(&self, keep: Retention, now: Timestamp) -> Result<Pruned, StoreError> {
         let mut pruned = Pruned::default();
+        let blobs = self.blob_sizes().await?;
+        let excess = match keep.bytes {
+            // Most often there is nothing to add up.
+            Some(limit) if self.size().await?.bytes() > limit => self.removable(&blobs).await?.saturating_sub(limit),
+            _ => 0,
+        };
         loop {
-            let excess = match keep.bytes {
-                Some(limit) => self.size().await?.bytes().saturating_sub(limit),
-                None => 0,
-            };
-            let buried = self.inner.writer.write(Bury { keep, excess, now }).await?;
+            // Counted once: what does not become less as jobs go is no reason for more of them to go.
+            let excess = excess.saturating_sub(pruned.bytes);
+            let buried = self.inner.writer.write(Bury { keep, excess, blobs: Arc::clone(&blobs), now }).await?;
             pruned.jobs += buried.jobs.len() as u64;
             pruned.bytes += buried.bytes;
             self.sweep_events().await?;
@@ -92,7 +97,7 @@ impl Store {
             }
         }
         self.sweep_outputs(now).await?;
-        pruned.bytes += self.sweep_blobs(now).await?;
+        self.sweep_blobs(now).await?;
         while self.inner.writer.write(Shrink).await? {}
         Ok(pruned)
     }
@@ -103,15 +108,31 @@ impl Store {
                    (page_count - freelist_count) * page_size AS database \
                    FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()";
         let row = sqlx::query(sql).fetch_one(&self.inner.readers).await?;
-        let blobs = self.inner.blobs.list().await?.iter().map(|(_, file)| file.bytes).sum();
+        let blobs = self.blob_sizes().await?.values().sum();
         let number = |column| unsigned(&row, column);
         Ok(Size { database: number("database")?, output: number("output")?, blobs, jobs: number("jobs")? })
     }
 
-    /// Whether there was such a job and it was removed within the last days.
+    /// Whether there was such a job and it was removed.
     pub async fn was_pruned(&self, job: JobId) -> Result<bool, StoreError> {
         let found = sqlx::query("SELECT 1 FROM pruned WHERE job = $1").bind(&job.as_bytes()[..]);
         Ok(found.fetch_optional(&self.inner.readers).await?.is_some())
+    }
+
+    async fn blob_sizes(&self) -> Result<Arc<BlobSizes>, StoreError> {
+        let blobs = self.inner.blobs.list().await?;
+        Ok(Arc::new(blobs.into_iter().map(|(digest, file)| (digest, file.bytes)).collect()))
+    }
+
+    /// How many bytes would go with all jobs that are done; what [`Bury`] counts for each adds up to this.
+    async fn removable(&self, blobs: &BlobSizes) -> Result<u64, StoreError> {
+        let sql = "SELECT COALESCE(SUM(bytes), 0) AS bytes FROM done_jobs";
+        let row = sqlx::query(sql).fetch_one(&self.inner.readers).await?;
+        let sql = "SELECT digest FROM job_blobs b JOIN jobs j ON j.job = b.job \
+                   GROUP BY digest HAVING COUNT(*) = COUNT(done_at)";
+        let digests = sqlx::query(sql).fetch_all(&self.inner.readers).await?;
+        let sizes = digests.iter().map(|row| size_of(blobs, row)).sum::<Result<u64, _>>()?;
+        Ok(unsigned(&row, "bytes")? + sizes)
     }
 
     async fn sweep_events(&self) -> Result<(), StoreError> {
@@ -135,16 +156,15 @@ impl Store {
         Ok(())
     }
 
-    /// Blobs that no job names; answers how many bytes they had.
-    async fn sweep_blobs(&self, now: Timestamp) -> Result<u64, StoreError> {
+    /// Blobs that no job names.
+    async fn sweep_blobs(&self, now: Timestamp) -> Result<(), StoreError> {
         let found = self.inner.blobs.list().await?;
         let old: Vec<_> = found.into_iter().filter(|(_, file)| file.is_orphan(now)).collect();
-        let mut bytes = 0;
         for some in old.chunks(STEP_BLOBS) {
-            let blobs = some.iter().map(|(digest, file)| (*digest, self.inner.blobs.path(digest), file.bytes));
-            bytes += self.inner.writer.write(SweepBlobs { blobs: blobs.collect() }).await?;
+            let blobs = some.iter().map(|(digest, _)| (*digest, self.inner.blobs.path(digest)));
+            self.inner.writer.write(SweepBlobs { blobs: blobs.collect() }).await?;
         }
-        Ok(bytes)
+        Ok(())
     }
 }
 
@@ -182,11 +202,20 @@ impl FileInfo {
     }
 }
 
-/// Some jobs become tombstones, and old tombstones go.
+/// How large the blobs are that were there when a prune began, by their digests.
+type BlobSizes = HashMap<[u8; 32], u64>;
+
+/// The size of the blob that a row names; 0 for one that came since.
+fn size_of(blobs: &BlobSizes, row: &SqliteRow) -> Result<u64, StoreError> {
+    Ok(blobs.get(row.try_get::<&[u8], _>("digest")?).copied().unwrap_or(0))
+}
+
+/// Some jobs become tombstones.
 struct Bury {
     keep: Retention,
     /// Bytes above the limit.
     excess: u64,
+    blobs: Arc<BlobSizes>,
     now: Timestamp,
 }
 
@@ -201,15 +230,10 @@ impl Change for Bury {
     type Error = StoreError;
 
     async fn apply(&self, db: &mut SqliteConnection) -> Result<Buried, StoreError> {
-        let old = sqlx::query("DELETE FROM pruned WHERE pruned_at < $1 AND rest = 0");
-        old.bind(before(self.now, TOMBSTONE_AGE)).execute(&mut *db).await?;
         let count = sqlx::query("SELECT COUNT(*) AS jobs FROM jobs").fetch_one(&mut *db).await?;
         let count = unsigned(&count, "jobs")?;
         let mut too_many = self.keep.jobs.map_or(0, |limit| count.saturating_sub(limit));
-        let sql = "SELECT j.job, done_at, output_bytes + LENGTH(payload) + LENGTH(s.targets) + (SELECT \
-                   COALESCE(SUM(LENGTH(body)), 0) FROM event_blocks e WHERE e.job = j.job) AS bytes \
-                   FROM jobs j JOIN job_specs s ON s.job = j.job \
-                   WHERE done_at IS NOT NULL ORDER BY done_at, j.job LIMIT $1";
+        let sql = "SELECT job, done_at, bytes FROM done_jobs ORDER BY done_at, job LIMIT $1";
         let oldest = sqlx::query(sql).bind(STEP_JOBS as i64).fetch_all(&mut *db).await?;
         let mut buried = Buried::default();
         for row in oldest {
@@ -221,6 +245,11 @@ impl Change for Bury {
             let job = job_of(&row)?;
             let tombstone = sqlx::query("INSERT INTO pruned (job, pruned_at, rest) VALUES ($1, $2, 1)");
             tombstone.bind(&job.as_bytes()[..]).bind(self.now.as_millis()).execute(&mut *db).await?;
+            let sql = "SELECT digest FROM job_blobs b WHERE job = $1 AND NOT EXISTS \
+                       (SELECT 1 FROM job_blobs o WHERE o.digest = b.digest AND o.job != b.job)";
+            for own in sqlx::query(sql).bind(&job.as_bytes()[..]).fetch_all(&mut *db).await? {
+                buried.bytes += size_of(&self.blobs, &own)?;
+            }
             // What refers to it goes with it; its events refer to nothing.
             let row_of = sqlx::query("DELETE FROM jobs WHERE job = $1").bind(&job.as_bytes()[..]);
             row_of.execute(&mut *db).await?;
@@ -262,23 +291,21 @@ impl Change for SweepEvents {
 /// Removes those of these files that no job names. The writer does it, which accepts jobs as well: between the look and
 /// the removal nobody can come to need one.
 struct SweepBlobs {
-    blobs: Vec<([u8; 32], PathBuf, u64)>,
+    blobs: Vec<([u8; 32], PathBuf)>,
 }
 
 impl Change for SweepBlobs {
-    type Answer = u64;
+    type Answer = ();
     type Error = StoreError;
 
-    async fn apply(&self, db: &mut SqliteConnection) -> Result<u64, StoreError> {
-        let mut bytes = 0;
-        for (digest, path, size) in &self.blobs {
+    async fn apply(&self, db: &mut SqliteConnection) -> Result<(), StoreError> {
+        for (digest, path) in &self.blobs {
             let named = sqlx::query("SELECT 1 FROM job_blobs WHERE digest = $1").bind(&digest[..]);
             if named.fetch_optional(&mut *db).await?.is_none() {
                 removed(tokio::fs::remove_file(path).await)?;
-                bytes += size;
             }
         }
-        Ok(bytes)
+        Ok(())
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! What is decided about an agent is decided in one transaction on its row; how, says [`crate::nonce`].
 
-use crate::agents::{AgentError, optional, update_one};
+use crate::agents::{AgentError, optional};
 use crate::audit;
 use crate::nonce::{Chain, Claim, Keep, Verdict, nonce};
+use crate::record::Parted;
 use crate::writer::{Change, database_errors};
 use crate::{Store, StoreError, record};
 use muster_proto::audit::AuditEntry;
@@ -39,10 +40,16 @@ pub enum Opened {
         rolled_back: Option<RolledBack>,
     },
     /// Two machines use the identity; neither is the agent until [`Store::resolve`].
-    Fork(Quarantine),
+    Fork {
+        /// Who they are.
+        quarantine: Quarantine,
+        /// Which of the agent's quarantines it is: the same number for one as long as it lasts, a higher one for a later
+        /// one, whatever clocks say.
+        found: u64,
+    },
     /// The one of two that an operator decided against: it has to enrol anew.
     Outcast,
-    /// Its key was replaced by a renewal.
+    /// Its key was replaced by a renewal, and nothing that it shows says that there are two.
     Superseded,
 }
 
@@ -102,10 +109,17 @@ impl Store {
         self.inner.writer.write(Resolve { agent, keep, audit }).await
     }
 
-    /// Lets the agent come with this key as well, which replaces the one that counts when it is first used. There is
-    /// no audit record: every agent does this twice a day.
-    pub async fn set_next_key(&self, agent: AgentId, key: [u8; 32], at: Timestamp) -> Result<(), AgentError> {
-        self.inner.writer.write(NextKey { agent, key, at }).await
+    /// Lets the agent come with this key as well, which replaces the one that counts when it is first used. Only the
+    /// session whose nonce is held may ask: a copy that has not proved itself changes no key. There is no audit record:
+    /// every agent does this twice a day.
+    pub async fn set_next_key(
+        &self,
+        agent: AgentId,
+        epoch: u64,
+        key: [u8; 32],
+        at: Timestamp,
+    ) -> Result<Confirmed, AgentError> {
+        self.inner.writer.write(NextKey { agent, epoch, key, at }).await
     }
 }
 
@@ -124,16 +138,20 @@ impl Change for Opening {
         let mut state = Standing::read(db, *agent).await?.ok_or(AgentError::Unknown(*agent))?;
         let before = state.chain;
         let verdict = state.chain.open(self.claim);
-        let known_key = state.key == key[..] || state.next_key.as_deref() == Some(&key[..]);
-        // After a restore the store does not know of renewals since the backup, but such a nonce proves one.
-        if !known_key && !matches!(verdict, Verdict::RolledBack { .. }) {
-            return Ok(Opened::Superseded);
-        }
+        let is_known = state.knows(key);
         let rolled_back = match verdict {
             Verdict::Outcast => return Ok(Opened::Outcast),
-            Verdict::Fork => return Ok(Opened::Fork(self.quarantine(db, state, before.fork.is_none()).await?)),
-            Verdict::Agent => None,
+            // Whatever its key: a copy that renewed before the agent came again must not pass for the agent. The key is
+            // one that was the agent's once, or there would be no certificate for it.
+            Verdict::Fork if is_known || !matches!(self.claim, Claim::Foreign(_)) => {
+                let found = state.chain.last;
+                let quarantine = self.quarantine(db, state, before.fork.is_none()).await?;
+                return Ok(Opened::Fork { quarantine, found });
+            }
+            // After a restore the store does not know of renewals since the backup, but such a nonce proves one.
             Verdict::RolledBack { known } => Some(self.rolled_back(db, known).await?),
+            Verdict::Agent if is_known => None,
+            Verdict::Agent | Verdict::Fork => return Ok(Opened::Superseded),
         };
         if state.key != key[..] {
             (state.key, state.next_key) = (key.to_vec(), None);
@@ -152,22 +170,24 @@ impl Opening {
         mut state: Standing,
         is_new: bool,
     ) -> Result<Quarantine, AgentError> {
-        let (agent, party) = (self.open.agent, &self.open.party);
-        let quarantine = match state.quarantine.take() {
+        let (agent, party, key) = (self.open.agent, &self.open.party, self.open.key);
+        let parted = match state.parted.take() {
             Some(mut known) => {
                 match state.chain.party(self.claim) {
-                    Some(Keep::First) => known.parties[0] = party.clone(),
-                    Some(Keep::Second) => known.parties[1] = party.clone(),
-                    None => {}
+                    Some(Keep::First) if state.knows(&key) => known.quarantine.parties[0] = party.clone(),
+                    Some(Keep::Second) => (known.quarantine.parties[1], known.key) = (party.clone(), key),
+                    _ => {}
                 }
                 known
             }
             None => {
                 // Whoever was given a nonce before this left its name.
                 let first = state.party.clone().ok_or_else(|| damaged(agent))?;
-                Quarantine { since: party.seen_at, parties: [first, party.clone()] }
+                let quarantine = Quarantine { since: party.seen_at, parties: [first, party.clone()] };
+                Parted { quarantine, shown: self.claim, key }
             }
         };
+        let quarantine = parted.quarantine.clone();
         if is_new {
             let detail = format!(
                 "{} and {}: two machines use one identity",
@@ -176,7 +196,7 @@ impl Opening {
             );
             audit::write(db, &self.entry("agent.quarantined", detail)).await?;
         }
-        state.quarantine = Some(quarantine.clone());
+        state.parted = Some(parted);
         state.write(db, agent).await?;
         Ok(quarantine)
     }
@@ -230,14 +250,22 @@ impl Change for Resolve {
 
     async fn apply(&self, db: &mut SqliteConnection) -> Result<Party, ResolveError> {
         let mut state = Standing::read(db, self.agent).await?.ok_or(ResolveError::Unknown(self.agent))?;
-        let quarantine = state.quarantine.take().ok_or(ResolveError::NotQuarantined(self.agent))?;
+        let Parted { quarantine, key, .. } = state.parted.take().ok_or(ResolveError::NotQuarantined(self.agent))?;
         if !state.chain.resolve(self.keep) {
             return Err(ResolveError::Foreign);
         }
         let [first, second] = quarantine.parties;
         let kept = match self.keep {
-            Keep::First => first,
-            Keep::Second => second,
+            // It may have a renewed certificate that it did not come with yet: that stays good.
+            Keep::First => {
+                state.next_key.take_if(|next| *next == key[..]);
+                first
+            }
+            // A renewal that is under way is the other one's.
+            Keep::Second => {
+                (state.key, state.next_key) = (key.to_vec(), None);
+                second
+            }
         };
         state.party = Some(kept.clone());
         state.write(db, self.agent).await?;
@@ -248,18 +276,24 @@ impl Change for Resolve {
 
 struct NextKey {
     agent: AgentId,
+    epoch: u64,
     key: [u8; 32],
     at: Timestamp,
 }
 
 impl Change for NextKey {
-    type Answer = ();
+    type Answer = Confirmed;
     type Error = AgentError;
 
-    async fn apply(&self, db: &mut SqliteConnection) -> Result<(), AgentError> {
-        let sql = "UPDATE agents SET next_key = $1, renewed_at = $2 WHERE id = $3 AND revoked_at IS NULL";
+    async fn apply(&self, db: &mut SqliteConnection) -> Result<Confirmed, AgentError> {
+        let state = Standing::read(db, self.agent).await?.ok_or(AgentError::Unknown(self.agent))?;
+        if !state.chain.holds(self.epoch) {
+            return Ok(Confirmed::Stale);
+        }
+        let sql = "UPDATE agents SET next_key = $1, renewed_at = $2 WHERE id = $3";
         let query = sqlx::query(sql).bind(&self.key[..]).bind(self.at.as_millis()).bind(&self.agent.as_bytes()[..]);
-        update_one(db, query, self.agent).await
+        query.execute(db).await?;
+        Ok(Confirmed::Held)
     }
 }
 
@@ -269,10 +303,15 @@ struct Standing {
     next_key: Option<Vec<u8>>,
     chain: Chain,
     party: Option<Party>,
-    quarantine: Option<Quarantine>,
+    parted: Option<Parted>,
 }
 
 impl Standing {
+    /// Whether it may come with this key.
+    fn knows(&self, key: &[u8; 32]) -> bool {
+        self.key == key[..] || self.next_key.as_deref() == Some(&key[..])
+    }
+
     /// `None` for one that is unknown or revoked.
     async fn read(db: &mut SqliteConnection, agent: AgentId) -> Result<Option<Self>, StoreError> {
         let sql = "SELECT key, next_key, last_epoch, held, issued, outcast, party, quarantine FROM agents \
@@ -280,30 +319,26 @@ impl Standing {
         let Some(row) = sqlx::query(sql).bind(&agent.as_bytes()[..]).fetch_optional(db).await? else {
             return Ok(None);
         };
-        let (quarantine, fork) = match optional(&row, "quarantine", record::quarantine_of, || damaged(agent))? {
-            Some((quarantine, shown)) => (Some(quarantine), Some(shown)),
-            None => (None, None),
-        };
+        let parted = optional(&row, "quarantine", record::quarantine_of, || damaged(agent))?;
         let number = |column| number(&row, column, agent);
         let chain = Chain {
             last: number("last_epoch")?.unwrap_or(0),
             held: number("held")?,
             issued: number("issued")?,
             outcast: number("outcast")?,
-            fork,
+            fork: parted.as_ref().map(|parted| parted.shown),
         };
         Ok(Some(Self {
             key: row.try_get("key")?,
             next_key: row.try_get("next_key")?,
             chain,
             party: optional(&row, "party", record::party_of, || damaged(agent))?,
-            quarantine,
+            parted,
         }))
     }
 
     async fn write(&self, db: &mut SqliteConnection, agent: AgentId) -> Result<(), StoreError> {
         let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        let quarantine = self.quarantine.as_ref().zip(self.chain.fork);
         let sql = "UPDATE agents SET key = $1, next_key = $2, last_epoch = $3, held = $4, issued = $5, outcast = $6, \
                    party = $7, quarantine = $8 WHERE id = $9";
         sqlx::query(sql)
@@ -314,7 +349,7 @@ impl Standing {
             .bind(self.chain.issued.map(signed))
             .bind(self.chain.outcast.map(signed))
             .bind(self.party.as_ref().map(record::party_to_bytes))
-            .bind(quarantine.map(|(quarantine, shown)| record::quarantine_to_bytes(quarantine, shown)))
+            .bind(self.parted.as_ref().map(record::quarantine_to_bytes))
             .bind(&agent.as_bytes()[..])
             .execute(db)
             .await?;

@@ -18,7 +18,7 @@ use tracing::Level;
 /// Many simulated agents over real mTLS, to size a controller. They verify what they are offered, and answer instead of
 /// executing it.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "muster-sim", version, max_term_width = 100)]
 struct Args {
     /// How many
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]

@@ -135,7 +135,9 @@ impl Peer {
             Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::AlreadyExists => {
                 ClientError::Usage(message)
             }
-            Code::PermissionDenied | Code::Unauthenticated | Code::ResourceExhausted => ClientError::Refused(message),
+            Code::PermissionDenied | Code::Unauthenticated | Code::ResourceExhausted | Code::DataLoss => {
+                ClientError::Refused(message)
+            }
             Code::Unimplemented => ClientError::Refused(format!(
                 "the controller at {at} does not know this request: {} If it is, use the same version of Muster on both \
                  sides",

@@ -53,8 +53,8 @@ enum Verb {
     Resolve {
         /// Its name or id
         name: String,
-        /// Address, machine id or boot id of the machine to keep, as `muster agents show` has them
-        #[arg(long, value_name = "ADDRESS")]
+        /// The machine to keep: first or second, as `muster agents show` lists them, or its address, machine id or boot id
+        #[arg(long, value_name = "WHICH")]
         keep: String,
     },
     /// Let in a machine that asks; without a fingerprint, list who asks

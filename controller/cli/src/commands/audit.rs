@@ -117,9 +117,6 @@ async fn list(client: &Client, args: Args) -> anyhow::Result<()> {
 
 fn table(records: &[AuditRecord]) -> Table {
     let mut table = Table::new(&["SEQ", "TIME", "ACTOR", "ACTION", "DETAIL"]);
-    if let Some(columns) = show::columns(std::io::stdout()) {
-        table = table.within(columns);
-    }
     for AuditRecord { seq, entry, .. } in records {
         let clean = |words: &str| text::line(words);
         let time = moment::to_second(entry.at);

@@ -14,12 +14,20 @@ use tokio::time::timeout;
 /// A target of a job at work, as closely as the job itself sees it.
 #[derive(Debug, Clone)]
 pub struct Look {
+    /// Its place in the list.
+    pub target: u32,
     /// Where the task stands.
     pub phase: task::Phase,
     /// The agent has a session that the job knows of.
     pub connected: bool,
     /// Tasks of the job that were offered and are not over.
     pub at_work: u32,
+}
+
+impl Look {
+    fn is_over(&self) -> bool {
+        matches!(self.phase, task::Phase::Ended(_))
+    }
 }
 
 impl Engine {
@@ -34,9 +42,18 @@ impl Engine {
         list
     }
 
-    /// A close look at one target of a job; `None` if the job is not at work, or does not answer.
-    pub async fn look(&self, job: JobId, target: u32) -> Option<Look> {
-        self.ask(job, |answer| Input::Look { target, answer }).await
+    /// A close look at an agent's task of a job; `None` if there is none, or the job is not at work or does not answer.
+    pub async fn look(&self, job: JobId, agent: AgentId) -> Option<Look> {
+        self.ask(job, |answer| Input::Look { agent, answer }).await
+    }
+
+    /// The jobs at work that have a task for this agent which is not over, the oldest first, each with its place there.
+    /// All are asked at once.
+    pub async fn open_tasks(&self, agent: AgentId) -> Vec<(JobId, u32)> {
+        let asked = self.at_work(Some(agent)).into_iter().map(|job| async move { (job, self.look(job, agent).await) });
+        let looks = join_all(asked).await.into_iter();
+        let open = looks.filter_map(|(job, look)| Some((job, look.filter(|look| !look.is_over())?.target)));
+        open.collect()
     }
 
     /// How many tasks of the jobs at work stand where; those of jobs that do not answer are left out.

@@ -36,10 +36,8 @@ pub(super) enum Input {
     Hello { agent: AgentId, epoch: Epoch, held: Vec<(TaskId, Held)>, answer: oneshot::Sender<Resumption> },
     /// A session ended.
     Gone { agent: AgentId, epoch: Epoch },
-    /// Two machines use an agent's identity.
-    Quarantined { agent: AgentId },
-    /// It is known again which of the two is the agent.
-    Released { agent: AgentId },
+    /// Whether two machines use an agent's identity has changed.
+    Recognition { agent: AgentId },
     /// An agent will never be heard again.
     Revoked { agent: AgentId },
     /// An operator was disabled: if the job is theirs, nothing more of it starts.
@@ -50,8 +48,8 @@ pub(super) enum Input {
     Cancel { operator: OperatorName, answer: oneshot::Sender<()> },
     /// An operator wants to see where the targets stand.
     View { answer: oneshot::Sender<Vec<TaskView>> },
-    /// An operator asks about one target.
-    Look { target: u32, answer: oneshot::Sender<Look> },
+    /// An operator asks about one agent's task.
+    Look { agent: AgentId, answer: oneshot::Sender<Look> },
     /// An operator asks where those stand that are not over.
     Survey { answer: oneshot::Sender<Vec<muster_proto::job::Phase>> },
 }
@@ -161,12 +159,7 @@ impl Running {
                     let _ = self.job.apply(job::Input::Disconnected { target }, now, &mut after.effects);
                 }
             }
-            Input::Quarantined { agent } => self.lose(agent, |target| job::Input::Quarantined { target }, now, after),
-            Input::Released { agent } => {
-                if let Some(&target) = self.places.get(&agent) {
-                    self.inform(job::Input::Released { target }, now, after);
-                }
-            }
+            Input::Recognition { agent } => self.recognise(agent, now, after),
             Input::Revoked { agent } => self.lose(agent, |target| job::Input::Revoked { target }, now, after),
             Input::Stop { operator, actor } => self.stop(&operator, actor, now, after),
             Input::Reports(Reports { agent, epoch, reports }) => self.reports(agent, epoch, reports, now, after),
@@ -185,10 +178,12 @@ impl Running {
                 after.cancels.push(answer);
             }
             Input::View { answer } => after.views.push(answer),
-            Input::Look { target, answer } => {
+            Input::Look { agent, answer } => {
                 let at_work = self.job.at_work();
-                if let Some(task) = self.job.tasks().get(target as usize) {
-                    let _ = answer.send(Look { phase: task.phase().clone(), connected: task.is_connected(), at_work });
+                if let Some(&target) = self.places.get(&agent) {
+                    let task = &self.job.tasks()[target as usize];
+                    let (phase, connected) = (task.phase().clone(), task.is_connected());
+                    let _ = answer.send(Look { target, phase, connected, at_work });
                 }
             }
             Input::Survey { answer } => {
@@ -208,6 +203,17 @@ impl Running {
         if let Some(&target) = self.places.get(&agent) {
             self.epochs[target as usize] = None;
             self.inform(fact(target), now, after);
+        }
+    }
+
+    /// News of a quarantine and of its end come by different doors, in any order, and the agent itself may be faster than
+    /// either: what counts is how it can be reached now.
+    fn recognise(&mut self, agent: AgentId, now: Timestamp, after: &mut Afterwards) {
+        let Some(&target) = self.places.get(&agent) else { return };
+        if self.sessions.contact(agent) == Contact::Quarantined {
+            self.lose(agent, |target| job::Input::Quarantined { target }, now, after);
+        } else if self.epochs[target as usize].is_none() {
+            self.inform(job::Input::Released { target }, now, after);
         }
     }
 
@@ -233,7 +239,10 @@ impl Running {
     ) -> Resumption {
         let mut resumption = Resumption::default();
         let Some(&target) = self.places.get(&agent) else { return resumption };
-        if self.epochs[target as usize].is_some_and(|known| known >= epoch) {
+        // A session that is over already, or one of two machines', greets nobody.
+        if self.epochs[target as usize].is_some_and(|known| known >= epoch)
+            || self.sessions.contact(agent) != Contact::Here(epoch)
+        {
             return resumption;
         }
         self.epochs[target as usize] = Some(epoch);
@@ -376,3 +385,6 @@ fn leftover(mut inputs: mpsc::Receiver<Input>) -> Vec<Reports> {
     }
     reports
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,7 +114,8 @@ pub(super) async fn resolve(
         let [first, second] = quarantine.parties.each_ref().map(described);
         let given = muster_proto::text::line(&request.keep);
         Status::invalid_argument(format!(
-            "{given:?} names neither or both of the machines that use the identity of {name}: keep {first}, or {second}"
+            "{given:?} names neither or both of the machines that use the identity of {name}: \
+             keep first, {first}, or second, {second}"
         ))
     })?;
     let record = audit(operator, "agent.resolve", format!("{name} {agent}: kept {}", request.keep));
@@ -123,24 +124,30 @@ pub(super) async fn resolve(
     let resolved = tokio::spawn(async move {
         let kept = door.store.resolve(agent, keep, record).await.map_err(|error| error.reply())?;
         door.sessions.resolved(agent);
-        door.engine.released(agent).await;
+        door.engine.recognition_changed(agent).await;
         Ok(wire::ResolveAgentReply { name: name.to_string(), kept: Some(kept.into()) })
     });
     resolved.await.unwrap_or_else(|_| Err(Status::internal("this was interrupted: repeat it")))
 }
 
-/// The one party that an address, with or without its port, a machine id or the beginning of a boot id stands for.
+/// The one party that a text stands for: its place in the list, its address with or without the port, its machine id, or
+/// the beginning of its boot id. What a machine says of itself counts only where no address decides: it may say anything.
 fn chosen(parties: &[Party; 2], text: &str) -> Option<Keep> {
-    let means = |party: &Party| {
+    let seen_at = |party: &Party| {
         let host = party.address.parse().map(|address: SocketAddr| address.ip().to_canonical().to_string());
-        let boot = party.boot.to_string();
-        !text.is_empty()
-            && (party.address == text
-                || host.is_ok_and(|host| host == text)
-                || party.machine == text
-                || (text.len() >= BOOT_PREFIX_MIN && boot.starts_with(text)))
+        party.address == text || host.is_ok_and(|host| host == text)
     };
-    match parties.each_ref().map(means) {
+    let says = |party: &Party| {
+        party.machine == text || (text.len() >= BOOT_PREFIX_MIN && party.boot.to_string().starts_with(text))
+    };
+    let matches = match (text, parties.each_ref().map(seen_at)) {
+        ("", _) => return None,
+        ("first", _) => [true, false],
+        ("second", _) => [false, true],
+        (_, [false, false]) => parties.each_ref().map(says),
+        (_, seen) => seen,
+    };
+    match matches {
         [true, false] => Some(Keep::First),
         [false, true] => Some(Keep::Second),
         _ => None,
@@ -168,4 +175,35 @@ pub(super) async fn approve(
     let record = audit(operator, "agent.approve", hex);
     let name = door.store.approve(fingerprint, labels, clock::now(), record).await.map_err(|error| error.reply())?;
     Ok(wire::ApproveAgentReply { name: name.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muster_proto::id::{BootId, StartId};
+    use muster_proto::time::Timestamp;
+
+    fn party(address: &str, machine: &str, boot: u8) -> Party {
+        let (boot, start) = (BootId::from_bytes([boot; 16]), StartId::from_bytes([3; 16]));
+        Party { address: address.into(), machine: machine.into(), boot, start, seen_at: Timestamp::from_millis(0) }
+    }
+
+    #[test]
+    fn what_a_machine_says_of_itself_never_keeps_the_other_one_from_being_chosen() {
+        // Both behind one address; the second says whatever could stand for the first.
+        let behind = [party("192.0.2.1:10", "m1", 1), party("192.0.2.1:20", "m1", 1)];
+        let lying = [party("192.0.2.1:10", "m1", 1), party("192.0.2.2:20", "192.0.2.1", 2)];
+        let posing = [party("192.0.2.1:10", "second", 1), party("192.0.2.2:20", "first", 2)];
+        for parties in [&behind, &lying, &posing] {
+            assert_eq!(chosen(parties, "first"), Some(Keep::First));
+            assert_eq!(chosen(parties, "second"), Some(Keep::Second));
+        }
+        for ambiguous in ["192.0.2.1", "m1", "", "third"] {
+            assert_eq!(chosen(&behind, ambiguous), None, "{ambiguous}");
+        }
+        assert_eq!(chosen(&behind, "192.0.2.1:20"), Some(Keep::Second));
+        assert_eq!(chosen(&lying, "192.0.2.1"), Some(Keep::First), "where it comes from counts before what it says");
+        let boot = lying[1].boot.to_string();
+        assert_eq!(chosen(&lying, &boot), Some(Keep::Second));
+    }
 }

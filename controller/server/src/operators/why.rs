@@ -8,7 +8,6 @@ use super::find::stored;
 use super::jobs::job_id;
 use super::{OperatorDoor, find};
 use crate::clock;
-use crate::engine::Look;
 use crate::reply::Reply as _;
 use muster_core::target::Selection;
 use muster_proto::event::{Event, EventKind, Stream};
@@ -17,6 +16,8 @@ use muster_proto::job::{JobList, JobState, Phase, Target};
 use muster_proto::why::{LastSession, TaskLine, TaskStory, Why};
 use muster_proto::{text, wire};
 use muster_store::StoredJob;
+use std::time::Duration;
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 use words::{Host, Seen};
 
@@ -24,6 +25,10 @@ use words::{Host, Seen};
 const UNFINISHED_MAX: usize = 20;
 /// Ended tasks in a list.
 const FINISHED_MAX: usize = 5;
+/// Lists have what was found in this time.
+const LISTS_WITHIN: Duration = Duration::from_secs(2);
+/// The record of one job is read in this time, or not at all: half of it would lead to a wrong conclusion.
+const STORY_WITHIN: Duration = Duration::from_secs(10);
 /// The newest jobs in which they are looked for.
 const LOOKED_THROUGH: u32 = 100;
 
@@ -47,25 +52,34 @@ pub(super) async fn why(door: &OperatorDoor, request: wire::WhyRequest) -> Resul
     let session = door.sessions.get(agent);
     let left = door.engine.stats().left(agent).filter(|_| session.is_none());
     let left = left.map(|left| LastSession { at: left.at, reason: left.why.to_string() });
-    let (unfinished, waiting) = unfinished(door, agent).await?;
+    let by = Instant::now() + LISTS_WITHIN;
+    let open = door.engine.open_tasks(agent).await;
+    let waiting = open.len();
+    let unfinished = found_by(by, async |lines| unfinished(door, &open, lines).await).await?;
     let running = unfinished.iter().filter(|line| line.phase == Phase::Started).count();
     let host = Host { info: &info, left: left.as_ref(), waiting, running, now };
     let task = match (&job, place) {
-        (Some(job), Some(place)) => Some(story(door, job, place).await?),
+        (Some(job), Some(place)) => {
+            Some(timeout(STORY_WITHIN, story(door, job, place)).await.map_err(|_| too_long(job))??)
+        }
         _ => None,
     };
-    let conclusion = match (&task, &job, place) {
-        (Some(task), Some(job), Some(place)) => {
-            let look = door.engine.look(task.job, place).await;
+    let conclusion = match (&task, &job) {
+        (Some(task), Some(job)) => {
+            let look = door.engine.look(task.job, agent).await;
             words::about_task(&host, &Seen { task, spec: &job.spec, look: look.as_ref() })
         }
         _ => words::about_host(&host),
+    };
+    let finished = match &job {
+        None => found_by(by, async |lines| finished(door, agent, lines).await).await?,
+        Some(_) => Vec::new(),
     };
     Ok(Why {
         epoch: session.as_ref().map(|session| session.epoch.0),
         certificate_until: session.as_ref().and_then(|session| session.not_after),
         renewed_at: record.renewed_at,
-        finished: if job.is_none() { finished(door, agent).await? } else { Vec::new() },
+        finished,
         agent: info,
         left,
         unfinished,
@@ -96,26 +110,38 @@ fn place_in(job: &StoredJob, host: &str) -> Result<u32, Status> {
     })
 }
 
-/// Tasks of jobs at work, the oldest first, and how many there are in all.
-async fn unfinished(door: &OperatorDoor, agent: AgentId) -> Result<(Vec<TaskLine>, usize), Status> {
-    let (mut lines, mut count) = (Vec::new(), 0);
-    for id in door.engine.at_work(Some(agent)) {
-        let Some((job, place)) = part_in(door, id, agent).await? else { continue };
-        // A look is cheap, a story is not: ended tasks of jobs at work are passed over first.
-        match door.engine.look(id, place).await {
-            Some(Look { phase: muster_core::task::Phase::Ended(_), .. }) | None => continue,
-            Some(_) => count += 1,
-        }
-        if lines.len() < UNFINISHED_MAX {
-            lines.push(line(story(door, &job, place).await?));
+fn too_long(job: &StoredJob) -> Status {
+    let job = job.spec.job;
+    Status::deadline_exceeded(format!(
+        "the record of job {job} is too long to be looked through in {} s: `muster logs {job}` reads it",
+        STORY_WITHIN.as_secs()
+    ))
+}
+
+/// The lines that are there when time is up, or the search is over.
+async fn found_by(
+    by: Instant,
+    search: impl AsyncFnOnce(&mut Vec<TaskLine>) -> Result<(), Status>,
+) -> Result<Vec<TaskLine>, Status> {
+    let mut lines = Vec::new();
+    if let Ok(searched) = timeout_at(by, search(&mut lines)).await {
+        searched?;
+    }
+    Ok(lines)
+}
+
+/// The oldest of the open tasks.
+async fn unfinished(door: &OperatorDoor, open: &[(JobId, u32)], lines: &mut Vec<TaskLine>) -> Result<(), Status> {
+    for (job, place) in open.iter().take(UNFINISHED_MAX) {
+        if let Some(job) = door.store.job(*job).await.map_err(|error| error.reply())? {
+            lines.push(line(story(door, &job, *place).await?));
         }
     }
-    Ok((lines, count))
+    Ok(())
 }
 
 /// The last ended tasks, the newest first.
-async fn finished(door: &OperatorDoor, agent: AgentId) -> Result<Vec<TaskLine>, Status> {
-    let mut lines = Vec::new();
+async fn finished(door: &OperatorDoor, agent: AgentId, lines: &mut Vec<TaskLine>) -> Result<(), Status> {
     for summary in door.store.jobs(JobList::All, LOOKED_THROUGH).await.map_err(|error| error.reply())? {
         if lines.len() == FINISHED_MAX {
             break;
@@ -126,7 +152,7 @@ async fn finished(door: &OperatorDoor, agent: AgentId) -> Result<Vec<TaskLine>, 
             lines.push(line(story(door, &job, place).await?));
         }
     }
-    Ok(lines)
+    Ok(())
 }
 
 async fn part_in(door: &OperatorDoor, job: JobId, agent: AgentId) -> Result<Option<(StoredJob, u32)>, Status> {

@@ -47,12 +47,14 @@ CREATE TABLE job_blobs (
 );
 CREATE INDEX job_blobs_digest ON job_blobs (digest);
 
--- Jobs that were removed, for as long as somebody may ask for them. While `rest` is 1 events of theirs are left.
+-- Jobs that were removed, for ever: an agent may come back with a result after any time. While `rest` is 1 events of
+-- theirs are left.
 CREATE TABLE pruned (
     job       BLOB    NOT NULL PRIMARY KEY,
     pruned_at INTEGER NOT NULL,
     rest      INTEGER NOT NULL
 );
+CREATE INDEX pruned_rest ON pruned (job) WHERE rest = 1;
 
 -- Events, several to a block; readers go by last_seq. Their places in the job's output file count from output_at.
 -- The job is in `jobs`, or in `pruned` until its blocks are gone, a few at a time.
@@ -64,6 +66,14 @@ CREATE TABLE event_blocks (
     body      BLOB    NOT NULL,
     PRIMARY KEY (job, last_seq)
 ) WITHOUT ROWID;
+
+-- The jobs that may be removed, with what goes with each, blobs apart.
+CREATE VIEW done_jobs AS
+SELECT j.job AS job, j.done_at AS done_at,
+       j.output_bytes + LENGTH(s.payload) + LENGTH(s.targets)
+           + (SELECT COALESCE(SUM(LENGTH(e.body)), 0) FROM event_blocks e WHERE e.job = j.job) AS bytes
+FROM jobs j JOIN job_specs s ON s.job = j.job
+WHERE j.done_at IS NOT NULL;
 
 -- What became known of a task after its terminal state; the first word counts, so that no agent can fill the table.
 CREATE TABLE late_evidence (

@@ -149,7 +149,7 @@ pub(crate) fn party_of(bytes: &[u8]) -> Option<Party> {
     PartyRecord::decode(bytes).ok()?.read()
 }
 
-/// `epoch` and `foreign` are what the second party showed.
+/// `epoch`, `foreign` and `key` are what the second party showed.
 #[derive(Clone, PartialEq, prost::Message)]
 struct QuarantineRecord {
     #[prost(int64, tag = "1")]
@@ -162,10 +162,23 @@ struct QuarantineRecord {
     epoch: Option<u64>,
     #[prost(bool, tag = "5")]
     foreign: bool,
+    #[prost(bytes = "bytes", tag = "6")]
+    key: Bytes,
 }
 
-/// How a quarantine is stored, with what the second party showed.
-pub(crate) fn quarantine_to_bytes(quarantine: &Quarantine, shown: Claim) -> Vec<u8> {
+/// Two machines that use one identity.
+#[derive(Debug, Clone)]
+pub(crate) struct Parted {
+    pub quarantine: Quarantine,
+    /// What the second of them showed.
+    pub shown: Claim,
+    /// Fingerprint of the key that the second of them came with. Whatever the first may use is in the agent's row.
+    pub key: [u8; 32],
+}
+
+/// How a quarantine is stored.
+pub(crate) fn quarantine_to_bytes(parted: &Parted) -> Vec<u8> {
+    let Parted { quarantine, shown, key } = parted;
     let [first, second] = &quarantine.parties;
     QuarantineRecord {
         since_ms: quarantine.since.as_millis(),
@@ -173,15 +186,16 @@ pub(crate) fn quarantine_to_bytes(quarantine: &Quarantine, shown: Claim) -> Vec<
         second: Some(PartyRecord::of(second)),
         epoch: match shown {
             Claim::Nothing => None,
-            Claim::Ours(epoch) | Claim::Foreign(epoch) => Some(epoch),
+            Claim::Ours(epoch) | Claim::Foreign(epoch) => Some(*epoch),
         },
         foreign: matches!(shown, Claim::Foreign(_)),
+        key: Bytes::copy_from_slice(key),
     }
     .encode_to_vec()
 }
 
 /// Reads [`quarantine_to_bytes`]; `None` is damage.
-pub(crate) fn quarantine_of(bytes: &[u8]) -> Option<(Quarantine, Claim)> {
+pub(crate) fn quarantine_of(bytes: &[u8]) -> Option<Parted> {
     let record = QuarantineRecord::decode(bytes).ok()?;
     let parties = [record.first?.read()?, record.second?.read()?];
     let shown = match (record.epoch, record.foreign) {
@@ -189,5 +203,6 @@ pub(crate) fn quarantine_of(bytes: &[u8]) -> Option<(Quarantine, Claim)> {
         (Some(epoch), false) => Claim::Ours(epoch),
         (Some(epoch), true) => Claim::Foreign(epoch),
     };
-    Some((Quarantine { since: Timestamp::from_millis(record.since_ms), parties }, shown))
+    let quarantine = Quarantine { since: Timestamp::from_millis(record.since_ms), parties };
+    Some(Parted { quarantine, shown, key: record.key[..].try_into().ok()? })
 }

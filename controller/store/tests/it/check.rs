@@ -9,6 +9,7 @@ use muster_proto::job::{JobState, Work};
 use muster_proto::outcome::{Counts, Outcome, State};
 use muster_proto::token::Token;
 use muster_store::{Append, NewJob, OpenError, Store, check};
+use sqlx::{Connection as _, SqliteConnection};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -109,6 +110,34 @@ async fn whatever_was_altered_beside_the_database_is_found() -> Result<(), Failu
     };
     let found = findings(alter).await?;
     assert!(found.iter().any(|found| found.contains("is not what its name says")), "{found:?}");
+    Ok(())
+}
+
+/// Each byte of the events and of the output, altered one at a time.
+#[tokio::test]
+async fn no_byte_of_events_or_output_can_change_unnoticed() -> Result<(), Failure> {
+    let dir = tempfile::tempdir()?;
+    let (job, _) = fill(dir.path()).await?;
+    let path = dir.path().join("output").join(job.to_string());
+    let whole = fs::read(&path)?;
+    for place in (0..whole.len()).step_by(whole.len().div_ceil(20)) {
+        let mut altered = whole.clone();
+        altered[place] ^= 4;
+        fs::write(&path, &altered)?;
+        let found = check(dir.path()).await?.findings;
+        assert!(!found.is_empty(), "byte {place} of the output");
+    }
+    fs::write(&path, &whole)?;
+    let mut raw = SqliteConnection::connect(&format!("sqlite://{}", dir.path().join("muster.db").display())).await?;
+    let body: Vec<u8> =
+        sqlx::query_scalar("SELECT body FROM event_blocks WHERE last_seq = 5").fetch_one(&mut raw).await?;
+    for place in 0..body.len() {
+        let mut altered = body.clone();
+        altered[place] ^= 4;
+        sqlx::query("UPDATE event_blocks SET body = $1 WHERE last_seq = 5").bind(altered).execute(&mut raw).await?;
+        let found = check(dir.path()).await?.findings;
+        assert!(!found.is_empty(), "byte {place} of a block of events");
+    }
     Ok(())
 }
 

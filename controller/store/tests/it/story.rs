@@ -148,6 +148,7 @@ async fn agents_by_token(store: &Store) -> Result<(), Failure> {
         revoked_at: Some(at(8)),
         last_seen: Some(at(7)),
         party: Some(party("m1", 7)),
+        last_epoch: 2,
         ..AgentRecord::enrolled(agent_id(1), good("web1"), env, at(5))
     };
     assert_eq!(store.agents().await?[0], record);

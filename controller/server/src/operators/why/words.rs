@@ -43,7 +43,7 @@ pub(super) fn about_host(host: &Host<'_>) -> String {
         let [first, second] = &quarantine.parties;
         return format!(
             "{name} gets no tasks since {}: two machines use its identity, at {} and at {}; say which one it is with \
-             `muster agents resolve {name} --keep ADDRESS`",
+             `muster agents resolve {name} --keep WHICH`, first or second",
             host.at(quarantine.since),
             first.address,
             second.address
@@ -125,7 +125,7 @@ fn ended(host: &Host<'_>, seen: &Seen<'_>, outcome: &Outcome) -> String {
 
 fn at_work(host: &Host<'_>, seen: &Seen<'_>) -> String {
     let (name, task, spec) = (&host.info.name, seen.task, seen.spec);
-    let Some(Look { phase, connected, at_work }) = seen.look else {
+    let Some(Look { phase, connected, at_work, .. }) = seen.look else {
         let phase = task.phase.as_str();
         return format!("{phase}: the job does not answer: it is just ending, or waits for the controller's store");
     };
@@ -164,7 +164,11 @@ fn at_work(host: &Host<'_>, seen: &Seen<'_>) -> String {
             host.running
         ),
         Phase::Accepted(_) => {
-            format!("accepted {}: it is in the agent's journal, about to start{ending}", since(task.accepted_at))
+            format!(
+                "accepted {}: it is in the agent's journal, and starts as soon as the host has room, {} tasks at a time{ending}",
+                since(task.accepted_at),
+                limits::RUNNING_TASKS_MAX
+            )
         }
         Phase::Started(at) if !connected => {
             format!("started, and goes on without contact: {}; {}{ending}", host.absence(), until(at))

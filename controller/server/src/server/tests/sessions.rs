@@ -139,12 +139,30 @@ async fn two_machines_with_one_identity_are_both_refused_by_name() {
     for talk in [&mut second, &mut live] {
         let reason = talk.refused().await;
         assert!(reason.contains("two machines use the identity of web01"), "{reason}");
-        assert!(reason.contains("muster agents resolve web01 --keep ADDRESS"), "{reason}");
+        assert!(reason.contains("muster agents resolve web01 --keep WHICH"), "{reason}");
     }
     let quarantine = quarantine_of(&controller).await.expect("it is quarantined");
     assert_eq!(quarantine.parties.map(|party| party.machine), ["machine-1", "machine-2"]);
     let mut again = machine.talk(&controller, Some(newest)).await.expect("a stream");
     assert!(again.refused().await.contains("two machines"), "neither is let in until somebody decides");
+}
+
+#[tokio::test]
+async fn a_session_whose_nonce_is_never_confirmed_ends_and_no_other() {
+    let controller = Controller::start().await;
+    let machine = Machine::enrolled(&controller, "web01").await;
+    let (mut confirmed, _) = machine.session(&controller, None).await;
+    let mut deaf = Machine::next(&controller, "web02").await.talk(&controller, None).await.expect("a session");
+    deaf.welcome().await;
+    // What was said is heard before the clock goes on.
+    confirmed.say(FromAgent::Renew(request_of(&key()))).await;
+    assert!(matches!(confirmed.next().await, Some(ToAgent::Renewed(_))));
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    tokio::time::resume();
+    assert_eq!(deaf.next().await, None, "it could not be given work, and would not know");
+    controller.shutdown.cancel();
+    assert!(matches!(confirmed.next().await, Some(ToAgent::Drain(_))), "who confirmed is still there");
 }
 
 #[tokio::test]
@@ -165,6 +183,22 @@ async fn a_new_key_gets_a_certificate_and_its_first_use_ends_the_old_one() {
     assert_eq!(old.next().await, None, "the stream of the old key ends");
     let mut late = machine.talk(&controller, Some(nonce)).await.expect("a stream");
     assert!(late.refused().await.contains("replaced by a newer one"));
+}
+
+#[tokio::test]
+async fn who_has_not_stored_its_nonce_gets_no_certificate() {
+    let controller = Controller::start().await;
+    let machine = Machine::enrolled(&controller, "web01").await;
+    let mut talk = machine.talk(&controller, None).await.expect("a session");
+    let nonce = talk.welcome().await.nonce;
+    talk.say(FromAgent::Renew(request_of(&key()))).await;
+    talk.say(FromAgent::NonceStored(nonce.epoch)).await;
+    let second = key();
+    talk.say(FromAgent::Renew(request_of(&second))).await;
+    let Some(ToAgent::Renewed(certificate)) = talk.next().await else { panic!("not renewed") };
+    // It fits the second key only if the first request had no answer.
+    let renewed = Machine { key: second, certificate: certificate.to_vec(), ..machine.copy() };
+    renewed.session(&controller, Some(nonce)).await;
 }
 
 #[tokio::test]

@@ -167,14 +167,14 @@ fn unreachable_and_cancelled_say_who_was_away_and_who_it_was() {
 #[test]
 fn what_is_not_over_says_what_it_waits_for() {
     let task = story(None);
-    let look = |phase, connected| Some(Look { phase, connected, at_work: 10 });
+    let look = |phase, connected| Some(Look { target: 0, phase, connected, at_work: 10 });
     let cases = [
         (look(Phase::Planned, true), "it waits for its turn; 10 of at most 10 hosts at a time (-f) are at work"),
         (look(Phase::Due(after(33)), true), "waits for room"),
         (look(Phase::Due(after(33)), false), "the job waits for it until 10:00:33 UTC, then it is unreachable"),
         (look(Phase::Offered(after(400)), true), "the agent has not answered yet"),
         (look(Phase::Offered(after(400)), false), "without contact it is given up 10:06:40 UTC"),
-        (look(Phase::Accepted(after(400)), true), "about to start"),
+        (look(Phase::Accepted(after(400)), true), "as soon as the host has room"),
         (look(Phase::Accepted(after(400)), false), "it may run meanwhile"),
         (
             look(Phase::Started(after(400)), true),
