@@ -242,7 +242,7 @@ impl Visit {
         if clock.is_skewed() {
             warn!(%agent, address = %self.peer.address, ahead = %clock, "the agent's clock is wrong: it refuses tasks");
         }
-        let session = Session::new(Epoch(nonce.epoch), self.peer.clone(), clock, Arc::clone(&self.mailbox));
+        let session = Session::new(Epoch(nonce.epoch), &self.peer, Arc::clone(&self.mailbox));
         match door.sessions.begin(agent, session) {
             Begun::Live => {}
             Begun::Older => return Err(Closed::Replaced),

@@ -26,7 +26,7 @@ use muster_proto::name::OperatorName;
 use muster_proto::outcome::{Outcome, State};
 use muster_store::{AcceptError, AuditEntry, LateEvidence, NewJob, Store, StoreError, StoredJob};
 use running::{Input, Reports, Running};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,8 +34,6 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// How long a job may take to answer a question. It takes longer only while the store cannot write.
-const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// How long a cancel may take to become durable before the operator is told that it waits.
 const CANCEL_MAX: Duration = Duration::from_secs(10);
 /// Batches that may wait for one job.
@@ -141,17 +139,18 @@ impl Engine {
     /// jobs waiting for them.
     pub async fn start(store: Store, sessions: Sessions, stats: Arc<Stats>) -> Result<Self, StoreError> {
         let engine = Self { store, sessions, jobs: Arc::default(), stats };
+        let mut operators = HashSet::new();
         for id in engine.store.unfinished_jobs().await? {
             let Some(stored) = engine.store.job(id).await? else { continue };
             let mut job = Job::restore(stored.spec);
             engine.replay(&mut job, id).await?;
             job.resume(clock::now());
             info!(job = %id, state = job.state().as_str(), "job taken up again");
-            let operator = job.spec().operator.clone();
+            operators.insert(job.spec().operator.clone());
             engine.run(job, stored.signed, stored.targets);
-            if engine.store.operator_key(&operator).await?.is_none() {
-                engine.stop_jobs_of(&operator, "controller").await;
-            }
+        }
+        for operator in &operators {
+            engine.stop_if_disabled(operator).await?;
         }
         Ok(engine)
     }
@@ -241,13 +240,8 @@ impl Engine {
 
     /// Where the targets of a job stand, in the order of its list.
     pub async fn tasks(&self, job: JobId, stored: &JobSpec) -> Result<Vec<TaskView>, EngineError> {
-        let asked = async {
-            let (answer, view) = oneshot::channel();
-            self.handle(job)?.inputs.send(Input::View { answer }).await.ok()?;
-            view.await.ok()
-        };
         // A job that waits for the store is seen as the store has it.
-        if let Ok(Some(view)) = timeout(ANSWER_MAX, asked).await {
+        if let Some(view) = self.ask(job, |answer| Input::View { answer }).await {
             return Ok(view);
         }
         let mut replayed = Job::restore(stored.clone());
@@ -434,6 +428,14 @@ impl Engine {
                 let _ = handle.inputs.send(Input::Stop { operator, actor }).await;
             }
         }
+    }
+
+    /// Starts nothing more of the jobs of an operator who is disabled by now.
+    pub async fn stop_if_disabled(&self, operator: &OperatorName) -> Result<(), StoreError> {
+        if self.store.operator_key(operator).await?.is_none() {
+            self.stop_jobs_of(operator, "controller").await;
+        }
+        Ok(())
     }
 
     /// An agent will never be heard again.

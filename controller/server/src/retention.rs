@@ -9,7 +9,7 @@ use crate::clock;
 use crate::engine::Engine;
 use crate::stats::{Limit, Stats};
 use muster_proto::time::Timestamp;
-use muster_store::{Retention, Store, StoreError};
+use muster_store::{Retention, Store};
 use rustix::fs::statvfs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,11 +38,12 @@ pub async fn run(engine: Engine, keep: Retention, state: PathBuf) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut prune_at = Instant::now();
     let mut was_low = false;
-    let newest = newest_record(engine.store()).await.unwrap_or_else(|error| {
+    // Every job is noted in the audit log.
+    let newest = engine.store().audit_newest().await.unwrap_or_else(|error| {
         tracing::error!(%error, "how old the newest record is could not be read");
         None
     });
-    let mut trust = Trust::new(newest, clock::now(), Instant::now());
+    let mut trust = Trust::new(newest.map(|record| record.entry.at), clock::now(), Instant::now());
     let mut was_trusted = true;
     loop {
         ticks.tick().await;
@@ -74,7 +75,6 @@ async fn prune(store: &Store, keep: Retention, stats: &Stats) {
     match store.prune(keep, clock::now()).await {
         Ok(pruned) => {
             stats.pruned_jobs.add(pruned.jobs);
-            stats.pruned_bytes.add(pruned.bytes);
             stats.pruned_at.set(clock::now().as_millis().unsigned_abs() / 1_000);
             if pruned.jobs > 0 {
                 tracing::info!(
@@ -86,13 +86,6 @@ async fn prune(store: &Store, keep: Retention, stats: &Stats) {
         }
         Err(error) => tracing::error!(%error, "the records of old jobs could not be removed"),
     }
-}
-
-/// When something was last noted in the audit log, as every job is.
-async fn newest_record(store: &Store) -> Result<Option<Timestamp>, StoreError> {
-    let last = store.audit_last().await?.seq;
-    let records = store.audit(last.saturating_sub(1), 1).await?;
-    Ok(records.last().map(|record| record.entry.at))
 }
 
 /// Whether the clock can be believed when it says how old something is.

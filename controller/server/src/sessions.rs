@@ -8,10 +8,10 @@ mod mailbox;
 pub use mailbox::Mailbox;
 
 use crate::clock;
-use crate::listen::PeerInfo;
+use crate::listen::{Heard, PeerInfo};
 use crate::stats::Closed;
 use muster_proto::command::BlobRef;
-use muster_proto::fleet::{ClockOffset, Quarantine};
+use muster_proto::fleet::Quarantine;
 use muster_proto::id::{AgentId, TaskId};
 use muster_proto::job::SignedJob;
 use muster_proto::link::ToAgent;
@@ -75,16 +75,15 @@ pub struct Session {
     pub since: Timestamp,
     /// When its certificate ends, and the session with it.
     pub not_after: Option<Timestamp>,
-    /// The agent's clock against ours as the session began.
-    pub clock: ClockOffset,
-    peer: PeerInfo,
+    heard: Heard,
     mailbox: Arc<Mailbox>,
 }
 
 impl Session {
     /// A session that begins now.
-    pub fn new(epoch: Epoch, peer: PeerInfo, clock: ClockOffset, mailbox: Arc<Mailbox>) -> Self {
-        Self { epoch, address: peer.address, since: clock::now(), not_after: peer.not_after, clock, peer, mailbox }
+    pub fn new(epoch: Epoch, peer: &PeerInfo, mailbox: Arc<Mailbox>) -> Self {
+        let (address, not_after, heard) = (peer.address, peer.not_after, peer.heard.clone());
+        Self { epoch, address, since: clock::now(), not_after, heard, mailbox }
     }
 
     /// Ends the stream; the agent may come back unless it was revoked.
@@ -98,13 +97,13 @@ impl Session {
     }
 
     /// Queues a message; a session whose queue is full is closed.
-    pub fn send(&self, message: Outgoing) {
+    fn send(&self, message: Outgoing) {
         self.mailbox.push(message);
     }
 
     /// When bytes last arrived on its connection.
     pub fn heard_at(&self) -> Timestamp {
-        self.peer.heard.at()
+        self.heard.at()
     }
 }
 
@@ -294,7 +293,7 @@ mod tests {
     fn session(epoch: u64) -> (Session, Arc<Mailbox>) {
         let mailbox = Arc::new(Mailbox::default());
         let peer = PeerInfo::stranger(([127, 0, 0, 1], 1).into());
-        (Session::new(Epoch(epoch), peer, ClockOffset(0), Arc::clone(&mailbox)), mailbox)
+        (Session::new(Epoch(epoch), &peer, Arc::clone(&mailbox)), mailbox)
     }
 
     fn ended(mailbox: &Mailbox) -> Closed {

@@ -43,8 +43,6 @@ pub struct Stats {
     pub followers: Gauge,
     /// Jobs whose records were removed, as `--keep` says.
     pub pruned_jobs: Counter,
-    /// Bytes that their records took.
-    pub pruned_bytes: Counter,
     /// When old jobs were last looked for: Unix time in seconds, 0 if never.
     pub pruned_at: Gauge,
     /// Bytes that are free on the disk with the state.
@@ -70,7 +68,6 @@ impl Default for Stats {
             jobs_accepted: Counter::default(),
             followers: Gauge::default(),
             pruned_jobs: Counter::default(),
-            pruned_bytes: Counter::default(),
             pruned_at: Gauge::default(),
             disk_free: Gauge::default(),
             disk_low: Gauge::default(),
@@ -137,9 +134,10 @@ pub trait Kind: Copy + 'static {
     fn place(self) -> usize;
 }
 
-/// Makes an enum whose variants are counted: each with its word for metrics and its words for people.
+/// Makes an enum whose variants are counted: each with its word for metrics and, where they are shown, its words for
+/// people.
 macro_rules! kinds {
-    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal, $text:literal;)+ }) => {
+    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal;)+ }) => {
         $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum $name { $($(#[$doc])* $variant,)+ }
@@ -155,6 +153,9 @@ macro_rules! kinds {
                 self as usize
             }
         }
+    };
+    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal, $text:literal;)+ }) => {
+        kinds! { $(#[$about])* $name { $($(#[$doc])* $variant = $word;)+ } }
 
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -206,21 +207,21 @@ kinds! {
     /// A limit that something ran into. What each listener turns away is counted in its gate.
     Limit {
         /// An enrolment listener's rate for an address.
-        EnrolmentRate = "enrolment_rate", "enrolment: too many from one address";
+        EnrolmentRate = "enrolment_rate";
         /// A submission that was refused: too large, too late, or not what was signed.
-        Submission = "submission", "jobs refused at submission";
+        Submission = "submission";
         /// A message of an agent that was larger than 256 KiB.
-        AgentMessage = "agent_message", "messages of agents that are too large";
+        AgentMessage = "agent_message";
         /// Output that a task's limit left out, in markers.
-        Output = "output", "output left out over a task's limit";
+        Output = "output";
         /// Messages for one agent that found its queue full.
-        AgentQueue = "agent_queue", "agents that did not take what was sent to them";
+        AgentQueue = "agent_queue";
         /// Tasks that an agent refused, for any reason.
-        Rejected = "rejected", "tasks that agents rejected";
+        Rejected = "rejected";
         /// The clock was set, or began far ahead of the newest record: nothing was removed for its age for an hour.
-        Clock = "clock", "removals by age put off since the clock was in doubt";
+        Clock = "clock";
         /// The disk with the state has little room left.
-        Disk = "disk", "the disk with the state was nearly full";
+        Disk = "disk";
     }
 }
 
@@ -228,13 +229,13 @@ kinds! {
     /// Why a report of an agent was refused.
     Report {
         /// The task's phase does not allow it, or the task is not the agent's.
-        Phase = "phase", "not what can follow";
+        Phase = "phase";
         /// A frame is missing.
-        Hole = "hole", "a frame was missing";
+        Hole = "hole";
         /// Output does not continue.
-        Offset = "offset", "output that does not continue";
+        Offset = "offset";
         /// More output than was signed.
-        Limit = "limit", "more output than the signed limit";
+        Limit = "limit";
     }
 }
 
@@ -283,12 +284,7 @@ impl<K: Kind> Default for Tally<K> {
 impl<K: Kind> Tally<K> {
     /// One more of this kind.
     pub fn add(&self, kind: K) {
-        self.add_many(kind, 1);
-    }
-
-    /// Several more of this kind.
-    pub fn add_many(&self, kind: K, count: u64) {
-        self.0[kind.place()].add(count);
+        self.0[kind.place()].add_one();
     }
 
     /// How many of each kind.

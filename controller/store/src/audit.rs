@@ -2,11 +2,12 @@
 //!
 //! An entry is written in the transaction of the change it tells of.
 
+use crate::jobs::signed;
 use crate::{Store, StoreError};
 use muster_proto::audit::{AuditEntry, AuditHead, AuditRecord};
 use muster_proto::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::{Row as _, SqliteConnection, SqliteExecutor};
 
 /// Records read at a time when the chain is verified.
 const VERIFY_ROWS: u32 = 1_000;
@@ -29,15 +30,13 @@ impl Store {
     /// Up to `limit` records after number `after`, oldest first.
     pub async fn audit(&self, after: u64, limit: u32) -> Result<Vec<AuditRecord>, StoreError> {
         let sql = "SELECT seq, time, actor, action, detail, hash FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2";
-        let after = i64::try_from(after).unwrap_or(i64::MAX);
-        let rows = sqlx::query(sql).bind(after).bind(limit).fetch_all(&self.inner.readers).await?;
+        let rows = sqlx::query(sql).bind(signed(after)).bind(limit).fetch_all(&self.inner.readers).await?;
         rows.iter().map(record_of).collect()
     }
 
-    /// How far the log goes.
-    pub async fn audit_last(&self) -> Result<AuditHead, StoreError> {
-        let mut db = self.inner.readers.acquire().await?;
-        head(&mut db).await
+    /// The last record, if there is any.
+    pub async fn audit_newest(&self) -> Result<Option<AuditRecord>, StoreError> {
+        newest(&self.inner.readers).await
     }
 
     /// Follows the chain from the first record to the last and says how many there are.
@@ -55,17 +54,17 @@ impl Store {
     }
 }
 
-async fn head(db: &mut SqliteConnection) -> Result<AuditHead, StoreError> {
+async fn newest(db: impl SqliteExecutor<'_>) -> Result<Option<AuditRecord>, StoreError> {
     let last = sqlx::query("SELECT seq, time, actor, action, detail, hash FROM audit ORDER BY seq DESC LIMIT 1");
-    let last = last.fetch_optional(db).await?.as_ref().map(record_of).transpose()?;
-    Ok(last.map_or_else(AuditHead::default, |record| AuditHead { seq: record.seq, hash: record.hash }))
+    last.fetch_optional(db).await?.as_ref().map(record_of).transpose()
 }
 
 /// Writes the entry at the end of the chain, within the caller's transaction.
 pub(crate) async fn write(db: &mut SqliteConnection, entry: &AuditEntry) -> Result<(), StoreError> {
-    let record = head(db).await?.next(entry.clone());
+    let last = newest(&mut *db).await?.map(|record| AuditHead { seq: record.seq, hash: record.hash });
+    let record = last.unwrap_or_default().next(entry.clone());
     sqlx::query("INSERT INTO audit (seq, time, actor, action, detail, hash) VALUES ($1, $2, $3, $4, $5, $6)")
-        .bind(i64::try_from(record.seq).unwrap_or(i64::MAX))
+        .bind(signed(record.seq))
         .bind(entry.at.as_millis())
         .bind(&entry.actor)
         .bind(&entry.action)

@@ -4,6 +4,7 @@
 //! own structure, each job's list against its signed root, its events one by one against each other and against where
 //! the job says it stands, their output, stdin and scripts against their digests, and the audit chain.
 
+use crate::events::blocking;
 use crate::jobs::{job_of, unsigned};
 use crate::{AuditError, OpenError, Store, StoreError, StoredJob};
 use muster_proto::event::{Event, EventKind};
@@ -154,11 +155,8 @@ impl Store {
         }
         for (digest, _) in self.inner.blobs.list().await? {
             let path = self.inner.blobs.path(&digest);
-            let actual = tokio::task::spawn_blocking({
-                let path = path.clone();
-                move || digest_of(&path)
-            });
-            if actual.await.map_err(io::Error::other)?? != digest {
+            let file = path.clone();
+            if blocking(move || digest_of(&file)).await? != digest {
                 report.add(format!("{} is not what its name says", path.display()));
             }
             if !wanted.remove(&digest) {

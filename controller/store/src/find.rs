@@ -2,6 +2,7 @@
 
 use crate::jobs::job_of;
 use crate::{Store, StoreError};
+use bytes::Bytes;
 use muster_proto::event::{Event, EventKind};
 use muster_proto::id::JobId;
 use muster_proto::name::OperatorName;
@@ -41,11 +42,10 @@ impl Store {
                 if stored.event.kind.target().is_some_and(|its| its != target) {
                     continue;
                 }
+                let bytes = stored.output_bytes() as u64;
                 let mut event = stored.event;
-                let mut bytes = 0;
                 if let EventKind::Output { data, .. } = &mut event.kind {
-                    let inline = std::mem::take(data).len() as u64;
-                    bytes = stored.place.map_or(inline, |place| place.length.into());
+                    *data = Bytes::new();
                 }
                 story.push((event, bytes));
             }

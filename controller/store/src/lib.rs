@@ -32,7 +32,7 @@ pub use check::{Report, check};
 pub use enrolment::{ApproveError, EnrolBy, EnrolError, Enrolled, NewAgent, NewToken, PendingError};
 pub use events::{Append, LateEvidence};
 pub use jobs::{AcceptError, NewJob, StoredJob};
-pub use muster_proto::audit::{AuditEntry, AuditRecord};
+pub use muster_proto::audit::AuditEntry;
 pub use nonce::Keep;
 pub use operators::{LoginError, NewOperator, OperatorError};
 pub use retention::{Pruned, Retention, Size};

@@ -49,25 +49,26 @@ pub(crate) struct StoredEvent {
 }
 
 impl StoredEvent {
+    /// Bytes of its output, wherever they lie.
+    pub(crate) fn output_bytes(&self) -> usize {
+        match (self.place, &self.event.kind) {
+            (Some(place), _) => place.length as usize,
+            (None, EventKind::Output { data, .. }) => data.len(),
+            (None, _) => 0,
+        }
+    }
+
     /// Bytes it takes in the reader's memory, roughly.
     pub(crate) fn cost(&self) -> usize {
-        let data = match &self.event.kind {
-            EventKind::Output { data, .. } => data.len(),
-            _ => 0,
-        };
-        size_of::<Event>() + data + self.place.map_or(0, |place| place.length as usize)
+        size_of::<Event>() + self.output_bytes()
     }
-}
 
-impl StoredEvent {
     /// The event without its output, but with its length.
     pub(crate) fn outline(self) -> Event {
+        let bytes = self.output_bytes() as u64;
         let Event { seq, time, kind } = self.event;
         let kind = match kind {
-            EventKind::Output { target, stream, data, .. } => {
-                let bytes = self.place.map_or(data.len() as u64, |place| place.length.into());
-                EventKind::Truncated { target, stream, bytes }
-            }
+            EventKind::Output { target, stream, .. } => EventKind::Truncated { target, stream, bytes },
             other => other,
         };
         Event { seq, time, kind }

@@ -7,6 +7,7 @@
 //!
 //! Pages that become free are used again; once they are more than a quarter of the database it is made smaller.
 
+use crate::events::blocking;
 use crate::jobs::{job_of, signed, unsigned};
 use crate::writer::Change;
 use crate::{Store, StoreError};
@@ -76,7 +77,7 @@ impl Store {
     /// left lying. Everything else goes on meanwhile. What it removed before an error stays removed.
     pub async fn prune(&self, keep: Retention, now: Timestamp) -> Result<Pruned, StoreError> {
         let mut pruned = Pruned::default();
-        let blobs = self.blob_sizes().await?;
+        let blobs = self.blob_files().await?;
         let excess = match keep.bytes {
             // Most often there is nothing to add up.
             Some(limit) if self.size().await?.bytes() > limit => self.removable(&blobs).await?.saturating_sub(limit),
@@ -97,7 +98,7 @@ impl Store {
             }
         }
         self.sweep_outputs(now).await?;
-        self.sweep_blobs(now).await?;
+        self.sweep_blobs(&blobs, now).await?;
         while self.inner.writer.write(Shrink).await? {}
         Ok(pruned)
     }
@@ -108,7 +109,7 @@ impl Store {
                    (page_count - freelist_count) * page_size AS database \
                    FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()";
         let row = sqlx::query(sql).fetch_one(&self.inner.readers).await?;
-        let blobs = self.blob_sizes().await?.values().sum();
+        let blobs = self.blob_files().await?.values().map(|file| file.bytes).sum();
         let number = |column| unsigned(&row, column);
         Ok(Size { database: number("database")?, output: number("output")?, blobs, jobs: number("jobs")? })
     }
@@ -119,13 +120,12 @@ impl Store {
         Ok(found.fetch_optional(&self.inner.readers).await?.is_some())
     }
 
-    async fn blob_sizes(&self) -> Result<Arc<BlobSizes>, StoreError> {
-        let blobs = self.inner.blobs.list().await?;
-        Ok(Arc::new(blobs.into_iter().map(|(digest, file)| (digest, file.bytes)).collect()))
+    async fn blob_files(&self) -> Result<Arc<BlobFiles>, StoreError> {
+        Ok(Arc::new(self.inner.blobs.list().await?.into_iter().collect()))
     }
 
     /// How many bytes would go with all jobs that are done; what [`Bury`] counts for each adds up to this.
-    async fn removable(&self, blobs: &BlobSizes) -> Result<u64, StoreError> {
+    async fn removable(&self, blobs: &BlobFiles) -> Result<u64, StoreError> {
         let sql = "SELECT COALESCE(SUM(bytes), 0) AS bytes FROM done_jobs";
         let row = sqlx::query(sql).fetch_one(&self.inner.readers).await?;
         let sql = "SELECT digest FROM job_blobs b JOIN jobs j ON j.job = b.job \
@@ -156,12 +156,11 @@ impl Store {
         Ok(())
     }
 
-    /// Blobs that no job names.
-    async fn sweep_blobs(&self, now: Timestamp) -> Result<(), StoreError> {
-        let found = self.inner.blobs.list().await?;
-        let old: Vec<_> = found.into_iter().filter(|(_, file)| file.is_orphan(now)).collect();
+    /// Those of these blobs that no job names.
+    async fn sweep_blobs(&self, blobs: &BlobFiles, now: Timestamp) -> Result<(), StoreError> {
+        let old: Vec<_> = blobs.iter().filter(|(_, file)| file.is_orphan(now)).map(|(digest, _)| *digest).collect();
         for some in old.chunks(STEP_BLOBS) {
-            let blobs = some.iter().map(|(digest, _)| (*digest, self.inner.blobs.path(digest)));
+            let blobs = some.iter().map(|digest| (*digest, self.inner.blobs.path(digest)));
             self.inner.writer.write(SweepBlobs { blobs: blobs.collect() }).await?;
         }
         Ok(())
@@ -180,7 +179,7 @@ pub(crate) async fn list<N: Send + 'static>(
     dir: PathBuf,
     read: impl Fn(&str) -> Option<N> + Send + 'static,
 ) -> io::Result<Vec<(N, FileInfo)>> {
-    let listed = tokio::task::spawn_blocking(move || {
+    blocking(move || {
         let mut found = Vec::new();
         for entry in fs::read_dir(&dir)? {
             let entry = entry?;
@@ -192,8 +191,8 @@ pub(crate) async fn list<N: Send + 'static>(
             }
         }
         Ok(found)
-    });
-    listed.await.map_err(io::Error::other)?
+    })
+    .await
 }
 
 impl FileInfo {
@@ -202,12 +201,12 @@ impl FileInfo {
     }
 }
 
-/// How large the blobs are that were there when a prune began, by their digests.
-type BlobSizes = HashMap<[u8; 32], u64>;
+/// The blobs that were there when a prune began, by their digests.
+type BlobFiles = HashMap<[u8; 32], FileInfo>;
 
 /// The size of the blob that a row names; 0 for one that came since.
-fn size_of(blobs: &BlobSizes, row: &SqliteRow) -> Result<u64, StoreError> {
-    Ok(blobs.get(row.try_get::<&[u8], _>("digest")?).copied().unwrap_or(0))
+fn size_of(blobs: &BlobFiles, row: &SqliteRow) -> Result<u64, StoreError> {
+    Ok(blobs.get(row.try_get::<&[u8], _>("digest")?).map_or(0, |file| file.bytes))
 }
 
 /// Some jobs become tombstones.
@@ -215,7 +214,7 @@ struct Bury {
     keep: Retention,
     /// Bytes above the limit.
     excess: u64,
-    blobs: Arc<BlobSizes>,
+    blobs: Arc<BlobFiles>,
     now: Timestamp,
 }
 

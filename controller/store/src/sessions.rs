@@ -4,6 +4,7 @@
 
 use crate::agents::{AgentError, optional};
 use crate::audit;
+use crate::jobs::signed;
 use crate::nonce::{Chain, Claim, Keep, Verdict, nonce};
 use crate::record::Parted;
 use crate::writer::{Change, database_errors};
@@ -338,7 +339,6 @@ impl Standing {
     }
 
     async fn write(&self, db: &mut SqliteConnection, agent: AgentId) -> Result<(), StoreError> {
-        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let sql = "UPDATE agents SET key = $1, next_key = $2, last_epoch = $3, held = $4, issued = $5, outcast = $6, \
                    party = $7, quarantine = $8 WHERE id = $9";
         sqlx::query(sql)

@@ -100,7 +100,7 @@ fn p7_a_cancel_reaches_an_agent_when_it_comes_back() {
 fn p8_the_run_timeout_holds_while_the_agent_is_dead() {
     let fleet = Fleet::start(1);
     let line = "echo before; trap 'echo bye; exit 0' TERM; while :; do sleep 0.05; done";
-    let id = fleet.submit(["-w", "all", "-u", "2s", "--sh", "--", line]);
+    let id = fleet.submit(["-w", "all", "-u", "5s", "--sh", "--", line]);
     until(PATIENCE, "it runs", || fleet.muster(["logs", &id]).out() == "dev-1: before\n");
     fleet.kill_agent(1);
     assert!(!processes_with(&mark_of(&id)).is_empty(), "it outlives its agent");
@@ -113,5 +113,5 @@ fn p8_the_run_timeout_holds_while_the_agent_is_dead() {
     assert!(run.closing().starts_with("attach: 1 timed_out dev-1: 1 targeted in "), "{run}");
     assert_eq!(run.out(), "dev-1: before\ndev-1: bye\n");
     let ran = fleet.job(&id)["hosts"][0]["duration_ms"].as_u64().expect("a time");
-    assert!(ran >= 2_000, "it ran {ran} ms");
+    assert!(ran >= 5_000, "it ran {ran} ms");
 }

@@ -57,8 +57,10 @@ fn at_gate(dir: &Path) -> String {
     format!("echo before; : > '{dir}/there'; until [ -e '{dir}/open' ]; do sleep 0.05; done")
 }
 
-fn until_there(dir: &Path) {
+/// What it wrote before is at the controller then, as is its start.
+fn until_there(controller: &Controller, job: &str, dir: &Path) {
     until(PATIENCE, "the task stands at its gate", || dir.join("there").exists());
+    until(PATIENCE, "its output is known", || controller.muster(["logs", job, "-N"]).out() == "before\n");
 }
 
 fn open_gate(dir: &Path) {
@@ -91,7 +93,7 @@ fn p10_a_full_disk_of_an_agent_refuses_what_is_new_and_keeps_the_end_of_what_run
     let gate = controller.path("");
     let line = format!("{}; seq 1 500000; echo end >&2; exit 7", at_gate(&gate));
     let running = submit(&controller, &["--sh", "--", &line]);
-    until_there(&gate);
+    until_there(&controller, &running, &gate);
     let ballast = disk.fill();
 
     let run = controller.muster(["run", "-w", "all", "--", "true"]);
@@ -123,7 +125,7 @@ fn p4_a_full_disk_of_the_controller_takes_no_job_and_loses_nothing_and_goes_on_b
     let gate = controller.path("");
     let line = format!("{}; seq 1 200000; exit 7", at_gate(&gate));
     let running = submit(&controller, &["--sh", "--", &line]);
-    until_there(&gate);
+    until_there(&controller, &running, &gate);
     let ballast = disk.fill();
 
     let marks = controller.path("marks");

@@ -250,7 +250,7 @@ fn p8_the_run_timeout_ends_everything() {
     let fleet = Fleet::start(2);
     let mark = format!("MARK=timeout-{}-", fleet.controller_pid());
     let line = "trap '' TERM; (setsid sleep 600 &); echo begun; sleep 600; sleep 600";
-    let run = fleet.muster(["run", "-w", "all", "-u", "500ms", "--grace", "200ms", "-e", &mark, line]);
+    let run = fleet.muster(["run", "-w", "all", "-u", "2s", "--grace", "200ms", "-e", &mark, line]);
     run.assert_ended(1, "2 timed_out dev-[1-2]: 2 targeted");
     assert!(run.err().contains("dev-1: timed_out: the run timeout ended it, it ran "), "{run}");
     assert!(run.out().contains("dev-2: begun\n"), "{run}");

@@ -113,7 +113,8 @@ fn without_descriptors_the_controller_waits_and_comes_back() {
     let mut rest = String::new();
     stdout.read_to_string(&mut rest).expect("text");
     let status = running.wait().expect("our child");
-    assert!(descriptors(controller) as u64 >= few, "it has descriptors again: the test came too late");
+    // What the run gave back goes to the next silent one; where none waits any more, the test came too late.
+    until(PATIENCE, "silent ones still wait for descriptors", || descriptors(controller) as u64 >= few);
     assert_eq!(status.code(), Some(0), "{rest}");
     assert!(rest.contains("dev-1: over\n") && rest.contains("dev-2: over\n"), "sessions go on: {rest:?}");
     until(PATIENCE, "a while passes", || start.elapsed() > Duration::from_secs(1));

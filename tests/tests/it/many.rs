@@ -43,7 +43,12 @@ fn a_host_runs_64_tasks_at_a_time_and_the_others_wait_across_a_restart_of_its_ag
     let running = order.lines().next().expect("a job");
     let waiting = ids.iter().find(|id| !order.contains(*id)).expect("some wait");
     let state = |id: &str| fleet.state(id, "dev-1");
-    assert_eq!((state(running), state(waiting)), ("started".to_owned(), "accepted".to_owned()));
+    fleet.until_state(running, "dev-1", "started");
+    fleet.until_state(waiting, "dev-1", "accepted");
+    let survey = || fleet.counted("muster_tasks", &["started"]);
+    until(PATIENCE, "the controller knows of all that run", || survey() == AT_A_TIME as u64);
+    let why = fleet.muster(["why", "dev-1", waiting]);
+    assert!(why.out().contains("queued on the host, where 64 tasks run"), "{why}");
     assert_eq!(fleet.muster(["cancel", waiting]).status, 0);
     assert_eq!(fleet.muster(["cancel", running]).status, 0);
     assert_eq!((state(running), state(waiting)), ("cancelled".to_owned(), "skipped".to_owned()));

@@ -51,7 +51,8 @@ fn done_jobs_go_by_age_and_by_number_and_those_at_work_stay() {
     for words in [&["job", &old][..], &["logs", &old], &["attach", &old], &["cancel", &old], &["why", "web01", &old]] {
         controller.muster(words).assert_usage("is done and its record was removed, as the controller's --keep says");
     }
-    assert!(!controller.path("controller").join("output").join(&old).exists(), "its output takes no room");
+    let output = controller.path("controller").join("output").join(&old);
+    until(PATIENCE, "its output takes no room", || !output.exists());
 
     restart(&mut controller, "1ms");
     until(PATIENCE, "all that is done is gone", || jobs(&controller) == [at_work.clone()]);

@@ -67,7 +67,7 @@ fn p9_an_agent_becomes_another_program_at_sighup_while_its_tasks_write() {
 #[test]
 fn p8_the_run_timeout_holds_while_the_agent_stands_still() {
     let fleet = Fleet::start(1);
-    let id = fleet.submit(["-w", "all", "-u", "1s", "--sh", "--", "echo first; setsid sleep 1000 & sleep 1000"]);
+    let id = fleet.submit(["-w", "all", "-u", "5s", "--sh", "--", "echo first; setsid sleep 1000 & sleep 1000"]);
     until(PATIENCE, "it runs", || fleet.muster(["logs", &id]).out() == "dev-1: first\n");
     let agent = fleet.agent_pid(1);
     signal(agent, Signal::STOP);

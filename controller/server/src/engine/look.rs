@@ -2,14 +2,18 @@
 //!
 //! A job that waits for the store does not answer; nobody who asks waits longer than [`ANSWER_MAX`] for it.
 
+use super::Engine;
 use super::running::Input;
-use super::{ANSWER_MAX, Engine};
 use futures_util::future::join_all;
 use muster_core::task;
 use muster_proto::id::{AgentId, JobId};
 use muster_proto::job::Phase;
+use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+
+/// How long a job may take to answer a question. It takes longer only while the store cannot write.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// A target of a job at work, as closely as the job itself sees it.
 #[derive(Debug, Clone)]
@@ -25,6 +29,11 @@ pub struct Look {
 }
 
 impl Look {
+    /// Its process runs.
+    pub fn is_running(&self) -> bool {
+        matches!(self.phase, task::Phase::Started(_))
+    }
+
     fn is_over(&self) -> bool {
         matches!(self.phase, task::Phase::Ended(_))
     }
@@ -47,12 +56,12 @@ impl Engine {
         self.ask(job, |answer| Input::Look { agent, answer }).await
     }
 
-    /// The jobs at work that have a task for this agent which is not over, the oldest first, each with its place there.
+    /// The jobs at work that have a task for this agent which is not over, the oldest first, each with a look at it.
     /// All are asked at once.
-    pub async fn open_tasks(&self, agent: AgentId) -> Vec<(JobId, u32)> {
+    pub async fn open_tasks(&self, agent: AgentId) -> Vec<(JobId, Look)> {
         let asked = self.at_work(Some(agent)).into_iter().map(|job| async move { (job, self.look(job, agent).await) });
         let looks = join_all(asked).await.into_iter();
-        let open = looks.filter_map(|(job, look)| Some((job, look.filter(|look| !look.is_over())?.target)));
+        let open = looks.filter_map(|(job, look)| Some((job, look.filter(|look| !look.is_over())?)));
         open.collect()
     }
 
@@ -65,7 +74,8 @@ impl Engine {
         [Phase::Planned, Phase::Offered, Phase::Accepted, Phase::Started].map(|phase| (phase, count(phase))).into()
     }
 
-    async fn ask<T>(&self, job: JobId, question: impl FnOnce(oneshot::Sender<T>) -> Input) -> Option<T> {
+    /// Asks a job; `None` if it is not at work or does not answer.
+    pub(super) async fn ask<T>(&self, job: JobId, question: impl FnOnce(oneshot::Sender<T>) -> Input) -> Option<T> {
         let asked = async {
             let (answer, reply) = oneshot::channel();
             self.handle(job)?.inputs.send(question(answer)).await.ok()?;

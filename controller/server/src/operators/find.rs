@@ -64,12 +64,17 @@ pub(super) async fn stored(store: &Store, job: JobId) -> Result<StoredJob, Statu
 /// What to say of a job that is not in the store.
 pub(super) async fn missing(store: &Store, job: JobId) -> Status {
     match store.was_pruned(job).await {
-        Ok(true) => Status::not_found(format!(
-            "job {job} is done and its record was removed, as the controller's --keep says: the audit log still names it"
-        )),
+        Ok(true) => removed(job),
         Ok(false) => EngineError::NoSuchJob(job).reply(),
         Err(error) => error.reply(),
     }
+}
+
+/// What to say of a job whose record was removed.
+pub(super) fn removed(job: JobId) -> Status {
+    Status::not_found(format!(
+        "job {job} is done and its record was removed, as the controller's --keep says: the audit log still names it"
+    ))
 }
 
 #[cfg(test)]

@@ -131,11 +131,8 @@ impl Follower {
 
     /// What to say where the job's record was removed while it was read.
     async fn removed(&self) -> Result<Option<Status>, Status> {
-        let store = self.engine.store();
-        match store.was_pruned(self.job).await.map_err(|error| error.reply())? {
-            true => Ok(Some(find::missing(store, self.job).await)),
-            false => Ok(None),
-        }
+        let was_pruned = self.engine.store().was_pruned(self.job).await.map_err(|error| error.reply())?;
+        Ok(was_pruned.then(|| find::removed(self.job)))
     }
 
     fn wants(&self, event: &Event) -> bool {

@@ -61,9 +61,7 @@ pub(super) async fn submit(
     let record = audit(operator, "job.accept", detail);
     door.engine.submit(spec, signed, targets, record).await.map_err(|error| error.reply())?;
     // Who was disabled while this was accepted had no such job at work then.
-    if door.store.operator_key(operator).await.map_err(|error| error.reply())?.is_none() {
-        door.engine.stop_jobs_of(operator, "controller").await;
-    }
+    door.engine.stop_if_disabled(operator).await.map_err(|error| error.reply())?;
     Ok(wire::SubmitReply { job: job.as_bytes().to_vec().into() })
 }
 

@@ -13,7 +13,9 @@ pub(super) async fn status(door: &OperatorDoor) -> Result<Status, tonic::Status>
     let stats = door.engine.stats();
     let size = door.store.size().await.map_err(|error| error.reply())?;
     let tasks = door.engine.survey().await;
-    let mut metrics = agents(door);
+    let everybody = door.roster.everybody();
+    let quarantined = everybody.iter().filter(|target| door.sessions.quarantined(target.agent).is_some()).count();
+    let mut metrics = agents(door, everybody.len(), quarantined);
     metrics.extend(connections(door));
     metrics.extend(jobs(stats, door.engine.at_work(None).len(), &tasks));
     metrics.extend(store(stats, size));
@@ -21,13 +23,12 @@ pub(super) async fn status(door: &OperatorDoor) -> Result<Status, tonic::Status>
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cluster: door.issuers.cluster(),
         started_at: stats.started_at,
-        alarms: alarms(door),
+        alarms: alarms(stats, quarantined),
         metrics,
     })
 }
 
-fn alarms(door: &OperatorDoor) -> Vec<String> {
-    let stats = door.engine.stats();
+fn alarms(stats: &Stats, quarantined: usize) -> Vec<String> {
     let mut alarms = Vec::new();
     if stats.disk_low.get() > 0 {
         let free = stats.disk_free.get() >> 20;
@@ -35,7 +36,6 @@ fn alarms(door: &OperatorDoor) -> Vec<String> {
             "the disk with the state has {free} MiB left: make room, or keep less with `muster-controller serve --keep`"
         ));
     }
-    let quarantined = quarantined(door);
     if quarantined > 0 {
         alarms.push(format!(
             "{quarantined} agents are used by two machines each: see `muster agents`, then `agents resolve`"
@@ -44,11 +44,7 @@ fn alarms(door: &OperatorDoor) -> Vec<String> {
     alarms
 }
 
-fn quarantined(door: &OperatorDoor) -> usize {
-    door.roster.everybody().iter().filter(|target| door.sessions.quarantined(target.agent).is_some()).count()
-}
-
-fn agents(door: &OperatorDoor) -> Vec<Metric> {
+fn agents(door: &OperatorDoor, enrolled: usize, quarantined: usize) -> Vec<Metric> {
     let stats = door.engine.stats();
     let count = |count: usize| count as u64;
     vec![
@@ -58,8 +54,8 @@ fn agents(door: &OperatorDoor) -> Vec<Metric> {
             "state",
             [
                 ("connected", count(door.sessions.len())),
-                ("enrolled", count(door.roster.everybody().len())),
-                ("quarantined", count(quarantined(door))),
+                ("enrolled", count(enrolled)),
+                ("quarantined", count(quarantined)),
             ],
         ),
         counter(
@@ -106,13 +102,15 @@ fn connections(door: &OperatorDoor) -> Vec<Metric> {
     }
     let stats = door.engine.stats();
     vec![
-        Metric {
-            name: "muster_connections_total".into(),
-            title: "connections".into(),
-            help: "Connections to each listener: admitted, and turned away by reason.".into(),
-            kind: MetricKind::Counter,
+        metric(
+            (
+                "muster_connections_total",
+                "connections",
+                "Connections to each listener: admitted, and turned away by reason.",
+            ),
+            MetricKind::Counter,
             samples,
-        },
+        ),
         tally(
             ("muster_reports_refused_total", "reports refused", "Reports of agents that cannot be true, by reason."),
             "reason",

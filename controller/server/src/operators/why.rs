@@ -8,6 +8,7 @@ use super::find::stored;
 use super::jobs::job_id;
 use super::{OperatorDoor, find};
 use crate::clock;
+use crate::engine::Look;
 use crate::reply::Reply as _;
 use muster_core::target::Selection;
 use muster_proto::event::{Event, EventKind, Stream};
@@ -54,13 +55,12 @@ pub(super) async fn why(door: &OperatorDoor, request: wire::WhyRequest) -> Resul
     let left = left.map(|left| LastSession { at: left.at, reason: left.why.to_string() });
     let by = Instant::now() + LISTS_WITHIN;
     let open = door.engine.open_tasks(agent).await;
-    let waiting = open.len();
     let unfinished = found_by(by, async |lines| unfinished(door, &open, lines).await).await?;
-    let running = unfinished.iter().filter(|line| line.phase == Phase::Started).count();
-    let host = Host { info: &info, left: left.as_ref(), waiting, running, now };
+    let running = open.iter().filter(|(_, look)| look.is_running()).count();
+    let host = Host { info: &info, left: left.as_ref(), waiting: open.len(), running, now };
     let task = match (&job, place) {
         (Some(job), Some(place)) => {
-            Some(timeout(STORY_WITHIN, story(door, job, place)).await.map_err(|_| too_long(job))??)
+            Some(timeout(STORY_WITHIN, whole_story(door, job, place)).await.map_err(|_| too_long(job))??)
         }
         _ => None,
     };
@@ -131,10 +131,10 @@ async fn found_by(
 }
 
 /// The oldest of the open tasks.
-async fn unfinished(door: &OperatorDoor, open: &[(JobId, u32)], lines: &mut Vec<TaskLine>) -> Result<(), Status> {
-    for (job, place) in open.iter().take(UNFINISHED_MAX) {
+async fn unfinished(door: &OperatorDoor, open: &[(JobId, Look)], lines: &mut Vec<TaskLine>) -> Result<(), Status> {
+    for (job, look) in open.iter().take(UNFINISHED_MAX) {
         if let Some(job) = door.store.job(*job).await.map_err(|error| error.reply())? {
-            lines.push(line(story(door, &job, *place).await?));
+            lines.push(line(story(door, &job, look.target).await?));
         }
     }
     Ok(())
@@ -169,17 +169,22 @@ fn line(story: TaskStory) -> TaskLine {
     TaskLine { job: story.job, title: story.title, phase: story.phase, outcome: story.outcome, since }
 }
 
-/// What is stored of a task.
+/// What is stored of a task, with what came too late.
+async fn whole_story(door: &OperatorDoor, job: &StoredJob, place: u32) -> Result<TaskStory, Status> {
+    let mut story = story(door, job, place).await?;
+    let late = door.store.late_evidence_of(job.spec.job).await.map_err(|error| error.reply())?;
+    story.late = late.into_iter().find(|late| late.task.target == place).map(|late| late.text);
+    Ok(story)
+}
+
+/// What the events tell of a task.
 async fn story(door: &OperatorDoor, job: &StoredJob, place: u32) -> Result<TaskStory, Status> {
     let id = job.spec.job;
     let events = door.store.story(id, place).await.map_err(|error| error.reply())?;
     if events.is_empty() {
         return Err(find::missing(&door.store, id).await);
     }
-    let mut story = told(job, events);
-    let late = door.store.late_evidence_of(id).await.map_err(|error| error.reply())?;
-    story.late = late.into_iter().find(|late| late.task.target == place).map(|late| late.text);
-    Ok(story)
+    Ok(told(job, events))
 }
 
 fn told(job: &StoredJob, events: Vec<(Event, u64)>) -> TaskStory {

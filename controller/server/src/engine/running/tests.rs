@@ -4,7 +4,7 @@ use super::*;
 use crate::listen::PeerInfo;
 use crate::sessions::{Mailbox, Session};
 use muster_proto::command::{Command, Program};
-use muster_proto::fleet::{ClockOffset, Party, Quarantine};
+use muster_proto::fleet::{Party, Quarantine};
 use muster_proto::id::{BootId, ClusterId, JobId, StartId};
 use muster_proto::job::{JobSpec, TargetsDigest, Work, target_tree};
 use tempfile::TempDir;
@@ -48,7 +48,7 @@ impl Fixture {
 
     fn begin(&self, epoch: u64) {
         let peer = PeerInfo::stranger(([127, 0, 0, 1], 1).into());
-        let session = Session::new(Epoch(epoch), peer, ClockOffset(0), Arc::new(Mailbox::default()));
+        let session = Session::new(Epoch(epoch), &peer, Arc::new(Mailbox::default()));
         self.sessions.begin(AGENT, session);
     }
 
