@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The figures we hold ourselves to: release builds, controller and agents on this machine, mutual TLS on.
 # Prints one JSON object a figure, and writes docs/benchmarks.md when all were measured. For a part: `tests/bench.sh agents`
-# (real ones), `tests/bench.sh output` or `tests/bench.sh sim` (simulated ones).
+# (real ones), `tests/bench.sh output`, `tests/bench.sh ping` or `tests/bench.sh sim` (simulated ones).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -232,6 +232,92 @@ of_sim() {
     end "$CONTROLLER"
 }
 
+# --- Pings, in a network of their own --------------------------------------------------------------------------------
+
+# addresses COUNT [EACH]: that many on loopback, and of each EACH one that nobody answers from.
+addresses() {
+    awk -v count="$1" -v each="${2:-0}" 'BEGIN {
+        for (i = 0; i < count; i++) {
+            if (each && i % each == 3) printf "10.77.%d.%d\n", int(i / 2500) % 256, 1 + int(i / 10) % 250
+            else printf "127.%d.%d.%d\n", 1 + int(i / 62500), int(i / 250) % 250, 1 + i % 250
+        }
+    }'
+}
+
+# pinged RUNS NAME GOAL OPTIONS...: from typed to the last line, and the controller's CPU of that.
+pinged() {
+    local runs=$1 name=$2 goal=$3 before began
+    shift 3
+    : >"$WORK/cpu_s"
+    for _ in $(seq "$runs"); do
+        before=$(cpu "$CONTROLLER")
+        began=$(micros)
+        muster ping "$@" >"$WORK/pinged" 2>"$WORK/closing" || true
+        calc "($(micros) - $began) / 1e6" 3
+        echo
+        calc "($(cpu "$CONTROLLER") - $before) / 1000" 2 >>"$WORK/cpu_s"
+        echo >>"$WORK/cpu_s"
+    done | figure "$name: typed to last line" s "$goal" "muster ping $*"
+    figure "controller CPU of that" s "-" "/proc/PID/stat" <"$WORK/cpu_s"
+}
+
+# all_said WHAT COUNT: the last ping has so many lines of that.
+all_said() {
+    local count
+    count=$(grep -c "$1" "$WORK/pinged" || true)
+    if [ "$count" != "$2" ]; then
+        echo "bench: $count of $2 are \"$1\"" >&2
+        exit 1
+    fi
+}
+
+of_ping() {
+    local before token
+    ip link set lo up
+    # Whoever is behind it never answers, and says nothing.
+    ip link add silent type dummy
+    ip addr add 10.77.255.254/16 dev silent
+    ip link set silent up
+    addresses 10000 >"$WORK/live"
+    addresses 65000 >"$WORK/many"
+    addresses 10000 10 >"$WORK/mixed"
+    export MUSTER_CONFIG=$WORK/config.toml
+    muster-controller init --state "$WORK/controller" --operator bench --config "$MUSTER_CONFIG" >/dev/null 2>&1
+    serve 127.0.0.1:0 127.0.0.1:0 127.0.0.1:0
+    sed -i "s/127.0.0.1:7444/$(address operators)/" "$MUSTER_CONFIG"
+
+    pinged 7 "10000 loopback addresses" "<= 0.5" --hosts-file "$WORK/live"
+    all_said "1/1/0%" 10000
+    pinged 3 "10000, each tenth dead" "<= 1.2" --timeout 1s -r 0 --hosts-file "$WORK/mixed"
+    all_said "1/1/0%" 9000
+    all_said "^10.77.*1/0/100%" 1000
+    before=$(memory "$CONTROLLER" VmHWM)
+    pinged 5 "65000, as fast as possible" "<= 2" --rate max --hosts-file "$WORK/many"
+    all_said "1/1/0%" 65000
+    row "controller: most memory above that of 10000" "$(calc "($(memory "$CONTROLLER" VmHWM) - $before) / 1024")" MiB "<= 64" 5 \
+        "/proc/PID/status"
+    TIMEFORMAT='%R %U %S'
+    for _ in 1 2 3 4 5; do { time sweep 0 <"$WORK/many" >"$WORK/pinged" 2>"$WORK/swept"; } 2>&1; done >"$WORK/times"
+    all_said "127" 65000
+    awk '{ print $1 }' "$WORK/times" | figure "the sweep itself, 65000" s "<= 0.6" "examples/sweep 0 <FILE"
+    awk '{ print $2 + $3 }' "$WORK/times" | figure "CPU of that" s "<= 0.6" "examples/sweep 0 <FILE"
+    if command -v fping >/dev/null; then
+        for _ in 1 2 3; do
+            began=$(micros)
+            fping -a -i 0 -r 0 -t 1000 -f "$WORK/many" >"$WORK/pinged" 2>/dev/null || true
+            calc "($(micros) - $began) / 1e6" 3
+            echo
+        done | figure "beside it, fping, 65000" s "-" "fping -a -i 0 -r 0 -t 1000 -f FILE"
+    fi
+
+    token=$(muster token create --uses 100 2>/dev/null)
+    AGENTS=100 simulate --agents 100 --controller "$(address enrolment)" --token "$token"
+    pinged 3 "mesh of 100 simulated agents, 9900 pairs" "<= 2" -w all --from all --no-controller
+    all_said "1/1/0%" 9900
+    end "$SIM"
+    end "$CONTROLLER"
+}
+
 # --- All of it --------------------------------------------------------------------------------------------------------
 
 page() {
@@ -292,6 +378,12 @@ if [ "$part" = all ] || [ "$part" = agents ]; then
 fi
 if [ "$part" = all ] || [ "$part" = output ]; then
     INSIDE=yes muster dev --agents 1 -- "$PWD/tests/bench.sh" output
+fi
+if [ "$part" = all ] || [ "$part" = ping ]; then
+    cargo build --release -p muster-probe --example sweep
+    cp "$target/release/examples/sweep" "$BIN"
+    # Links and addresses of our own, and a raw socket: in a network namespace, as root of a user namespace if need be.
+    INSIDE=yes unshare --net --map-root-user "$PWD/tests/bench.sh" ping
 fi
 if [ "$part" = all ] || [ "$part" = sim ]; then
     of_sim

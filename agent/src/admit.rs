@@ -1,6 +1,7 @@
 //! The one door for offers. It decides from what it is given, and touches nothing: whatever the controller says, only
 //! what an operator of this cluster signed for this agent, for now, passes.
 
+use muster_proto::command::Command;
 use muster_proto::id::AgentId;
 use muster_proto::job::JobSpec;
 use muster_proto::limits::CLOCK_SKEW_MAX;
@@ -91,10 +92,13 @@ impl Door {
         Ok(Admission::Run { spec: Box::new(spec), payload })
     }
 
-    /// All that is this agent's own to check in an offer whose signature is good: that it is what was signed, for this
-    /// agent, for now.
-    pub fn check(&self, spec: &JobSpec, offer: &Offer, now: Timestamp) -> Result<(), Refusal> {
+    /// All that is this agent's own to check in an offer whose signature is good: that it is a command, as it was signed,
+    /// for this agent, for now. Returns the command.
+    pub fn check<'a>(&self, spec: &'a JobSpec, offer: &Offer, now: Timestamp) -> Result<&'a Command, Refusal> {
         let refused = |reason: String| Refusal { kind: RejectKind::Refused, reason, start_before: None };
+        let Some(command) = spec.work.command() else {
+            return Err(refused("this agent runs commands only; a ping is not offered as a task".to_owned()));
+        };
         if offer.task.job != spec.job {
             return Err(refused("the offer names another job than the one that was signed".to_owned()));
         }
@@ -106,7 +110,8 @@ impl Door {
             return Err(refused(format!("{} is not in the list of targets that was signed", self.name)));
         }
         self.check_times(spec, offer, now)
-            .and_then(|()| self.check_user(spec))
+            .and_then(|()| self.check_user(command))
+            .map(|()| command)
             .map_err(|refusal| Refusal { start_before: Some(spec.start_before), ..refusal })
     }
 
@@ -139,8 +144,8 @@ impl Door {
         Ok(())
     }
 
-    fn check_user(&self, spec: &JobSpec) -> Result<(), Refusal> {
-        match (&spec.command().run_as, &self.users) {
+    fn check_user(&self, command: &Command) -> Result<(), Refusal> {
+        match (&command.run_as, &self.users) {
             (Some(user), Users::Own(own)) if user != own => Err(Refusal {
                 kind: RejectKind::Refused,
                 reason: format!(
@@ -157,10 +162,11 @@ impl Door {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use muster_proto::command::{Command, Program};
+    use muster_proto::command::Program;
     use muster_proto::id::{ClusterId, JobId, TaskId};
     use muster_proto::job::{SignedJob, Target, TargetsDigest, Work, target_tree};
     use muster_proto::name::{Peer, PeerName};
+    use muster_proto::ping::{Detail, Family, PingSpec, Probes, Way};
     use muster_proto::seal::Signer;
     use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
     use std::time::Duration;
@@ -304,6 +310,16 @@ mod tests {
             let task = TaskId { attempt, ..good.task };
             assert!(refusal(&door, &Offer { task, ..good.clone() }).reason.contains("attempts"));
         }
+    }
+
+    #[test]
+    fn a_ping_is_no_task_however_well_it_is_signed() {
+        let operators = operators(CLUSTER);
+        let ping = PingSpec { way: Way::Both, family: Family::Any, detail: Detail::Ends, probes: Probes::default() };
+        let offer = offer(operators.signer.sign(&JobSpec { work: Work::Ping(ping), ..spec() }));
+        let refusal = refusal(&door(&operators), &offer);
+        assert_eq!(refusal.kind, RejectKind::Refused);
+        assert_eq!(refusal.reason, "this agent runs commands only; a ping is not offered as a task");
     }
 
     #[test]

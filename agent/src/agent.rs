@@ -7,7 +7,7 @@
 //!                    │   │                                refuse.rs   what never starts
 //!     doorbell ──────┘   └──▶ journal, spool,             bury.rs     what was lost
 //!                             supervisors                 recover.rs  what an earlier start left
-//!                                                         ship.rs     one task's way to the controller
+//!     probe threads ──▶ probe.rs                          ship.rs     one task's way to the controller
 //!                                                         blobs.rs    bytes that travel beside a job
 //! ```
 //!
@@ -15,6 +15,7 @@
 
 mod blobs;
 mod bury;
+mod probe;
 mod recover;
 mod refuse;
 mod renew;
@@ -27,6 +28,7 @@ use crate::clock::{Clock, Offset, Reading};
 use crate::facts;
 use crate::identity::{Identity, IdentityError, Next};
 use crate::journal::{Journal, JournalError};
+use crate::policy::{Policy, PolicyError};
 use crate::process::{self, Containment};
 use crate::session::Event;
 use crate::settings::Settings;
@@ -38,6 +40,7 @@ use muster_proto::limits;
 use muster_proto::link::{FromAgent, Hello, Nonce, TaskReport, ToAgent, Unfinished, Welcome};
 use muster_proto::seal::SealError;
 use muster_proto::tls::TlsError;
+use probe::Sweeps;
 use renew::Renewal;
 use rustix::fs::FlockOperation;
 use ship::Shipment;
@@ -90,6 +93,8 @@ pub struct Agent {
     /// Supervisors of this start, until they are reaped.
     children: Vec<(TaskId, Child)>,
     burials: Burials,
+    /// Probes for the session's controller.
+    sweeps: Sweeps,
     /// It was logged once that cancels go unanswered.
     warned_of_strangers: bool,
     clock: Clock,
@@ -114,6 +119,7 @@ impl Agent {
     /// Takes the state directory and finds the tasks that are there: those whose supervisor lives go on, the others are
     /// lost and will be reported so.
     pub fn new(settings: Settings) -> Result<Self, AgentError> {
+        let policy = Policy::load(settings.policy.as_deref())?;
         let load = || {
             Identity::load(&settings.state)?.ok_or_else(|| AgentError::NotEnrolled { state: settings.state.clone() })
         };
@@ -162,6 +168,7 @@ impl Agent {
             second_look: None,
             children: Vec::new(),
             burials: Burials::new(),
+            sweeps: Sweeps::new(policy.probe),
             warned_of_strangers: false,
             link: None,
             outbox: VecDeque::new(),
@@ -193,11 +200,12 @@ impl Agent {
             self.renew(now);
             let room = self.pump();
             let (expiry, renewal) = (self.next_expiry(now), self.next_renewal(now));
-            let alarm = expiry.into_iter().chain(renewal).chain(self.next_nonce()).min();
+            let findings = self.sweeps.due().filter(|_| room.is_none());
+            let alarm = expiry.into_iter().chain(renewal).chain(self.next_nonce()).chain(findings).min();
             let second_look = self.second_look;
             tokio::select! {
                 () = &mut shutdown => break,
-                event = self.events.recv(), if self.outbox.len() < OUTBOX_MAX => match event {
+                event = self.events.recv(), if self.outbox.len() < OUTBOX_MAX && self.sweeps.has_room() => match event {
                     Some(event) => self.on_event(event),
                     None => return Err(AgentError::Link),
                 },
@@ -209,7 +217,8 @@ impl Agent {
                 _ = ship::reserve(room.as_ref()), if room.is_some() => {}
                 _ = deaths.recv() => self.reap(),
                 (id, result) = self.burials.next() => self.on_burial(id, result),
-                // Windows, renewal and nonce are looked at above.
+                () = self.sweeps.stirred() => self.sweeps.stir(Instant::now()),
+                // Windows, renewal, nonce and findings are looked at above.
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
                 () = sleep_until(second_look.unwrap_or_else(Instant::now)), if second_look.is_some() => self.look_again(),
             }
@@ -293,6 +302,7 @@ impl Agent {
         self.distrust();
         self.renewal.down();
         self.outbox.clear();
+        self.sweeps.clear();
         self.ready.clear();
         for task in self.tasks.values_mut() {
             task.unwanted();
@@ -326,8 +336,10 @@ impl Agent {
                 ToAgent::Ack { task, next_frame } => self.on_ack(task, next_frame),
                 ToAgent::Renewed(certificate) => self.on_renewed(&certificate, now),
                 ToAgent::Refused { retry_after, .. } => self.on_refused(retry_after),
-                // A second welcome means nothing; the session comes back by itself.
-                ToAgent::Welcome(_) | ToAgent::Drain(_) => {}
+                ToAgent::Probe(order) => self.sweeps.order(&order, Instant::now()),
+                ToAgent::ProbeStop(sweep) => self.sweeps.stop(sweep, Instant::now()),
+                // A second welcome means nothing; the session comes back by itself, and answers echoes.
+                ToAgent::Welcome(_) | ToAgent::Drain(_) | ToAgent::Echo(_) => {}
             }
         }
         self.take_offers(offers, now);
@@ -379,6 +391,9 @@ pub enum AgentError {
     /// What the operator CA's file holds.
     #[error(transparent)]
     Operators(#[from] SealError),
+    /// What the host's owner wrote.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),

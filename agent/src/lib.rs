@@ -11,6 +11,7 @@ pub mod enrol;
 pub mod facts;
 pub mod identity;
 pub mod journal;
+pub mod policy;
 pub mod process;
 pub mod session;
 pub mod settings;

@@ -40,6 +40,9 @@ use tracing::{debug, info, warn};
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages on their way out: with full frames 4 MiB. When it is full the agent stops reading spools.
 const OUTBOUND_MESSAGES: usize = 64;
+/// Answers to echoes on their way out, ahead of all else. When it is full the newest are left out: a link that stands
+/// still has no round trip to tell.
+const OUTBOUND_ECHOES: usize = 64;
 /// Bytes the controller may send ahead of the agent.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// How long `Accepted` and `Started` wait for what follows, so that a task that ends at once costs one message.
@@ -71,8 +74,9 @@ pub enum Event {
     Dialed(oneshot::Sender<Hello>),
     /// A session began. Dropping the sender ends it.
     Live(Welcome, mpsc::Sender<FromAgent>),
-    /// What the controller says, one stream message at a time. [`ToAgent::Refused`] comes outside of sessions, and also
-    /// when the certificate was refused before a session could begin.
+    /// What the controller says, one stream message at a time, without echoes: the link answers those by itself.
+    /// [`ToAgent::Refused`] comes outside of sessions, and also when the certificate was refused before a session could
+    /// begin.
     Messages(Vec<ToAgent>),
     /// The session is over. What was sent may or may not have arrived.
     Down,
@@ -188,8 +192,9 @@ impl Dialed {
         let digest: [u8; 32] = Sha256::digest(encoded).into();
         let hello = Hello { facts_digest: digest.to_vec().into(), ..hello };
         let (outbound, queue) = mpsc::channel(OUTBOUND_MESSAGES);
+        let (echoes, echoed) = mpsc::channel(OUTBOUND_ECHOES);
         let first = wire::FromAgent { messages: vec![FromAgent::Hello(hello).into()] };
-        let requests = stream::once(std::future::ready(first)).chain(batches(queue));
+        let requests = stream::once(std::future::ready(first)).chain(batches(Outbound { echoes: echoed, queue }));
 
         let first = async {
             let mut inbound = self.client.session(requests).await?.into_inner();
@@ -213,7 +218,7 @@ impl Dialed {
             // The queue is empty: there is room.
             outbound.send(FromAgent::Facts(facts.clone())).await.map_err(|_| LinkError::Closed)?;
         }
-        Ok((welcome, Live { inbound, rest: messages.collect(), outbound }))
+        Ok((welcome, Live { inbound, rest: messages.collect(), outbound, echoes }))
     }
 }
 
@@ -223,16 +228,18 @@ struct Live {
     /// What came together with the welcome.
     rest: Vec<ToAgent>,
     outbound: mpsc::Sender<FromAgent>,
+    echoes: mpsc::Sender<u64>,
 }
 
 impl Live {
     async fn run(self, welcome: Welcome, events: &mpsc::Sender<Event>) -> Ended {
-        let Self { mut inbound, rest, outbound } = self;
+        let Self { mut inbound, rest, outbound, echoes } = self;
         if events.send(Event::Live(welcome, outbound)).await.is_err() {
             return Ended::Failed(LinkError::Closed);
         }
         let mut messages = rest;
         loop {
+            messages.retain(|message| !is_echo(message, &echoes));
             for message in &messages {
                 match message {
                     ToAgent::Drain(after) => return Ended::Drained(*after),
@@ -259,6 +266,14 @@ impl Live {
     }
 }
 
+/// Answers an echo; false of any other message.
+fn is_echo(message: &ToAgent, echoes: &mpsc::Sender<u64>) -> bool {
+    let ToAgent::Echo(token) = message else { return false };
+    // Full is said above; closed, the session is about to end.
+    let _ = echoes.try_send(*token);
+    true
+}
+
 /// What has a meaning; the rest is logged and left out, so that a newer controller's additions do no harm.
 fn vocabulary(batch: wire::ToAgent) -> Vec<ToAgent> {
     let messages = batch.messages.into_iter().map(ToAgent::try_from);
@@ -267,8 +282,29 @@ fn vocabulary(batch: wire::ToAgent) -> Vec<ToAgent> {
         .collect()
 }
 
+/// What waits to go out.
+struct Outbound {
+    echoes: mpsc::Receiver<u64>,
+    queue: mpsc::Receiver<FromAgent>,
+}
+
+impl Outbound {
+    fn try_next(&mut self) -> Option<FromAgent> {
+        self.echoes.try_recv().map(FromAgent::Echo).or_else(|_| self.queue.try_recv()).ok()
+    }
+
+    /// `None` when the agent gave up the session.
+    async fn next(&mut self) -> Option<FromAgent> {
+        tokio::select! {
+            biased;
+            Some(token) = self.echoes.recv() => Some(FromAgent::Echo(token)),
+            message = self.queue.recv() => message,
+        }
+    }
+}
+
 /// Whatever is ready behind a message under way travels together.
-fn batches(queue: mpsc::Receiver<FromAgent>) -> impl Stream<Item = wire::FromAgent> {
+fn batches(queue: Outbound) -> impl Stream<Item = wire::FromAgent> {
     stream::unfold(queue, |mut queue| async move {
         let messages = batch(&mut queue).await;
         (!messages.is_empty()).then_some((wire::FromAgent { messages }, queue))
@@ -276,15 +312,15 @@ fn batches(queue: mpsc::Receiver<FromAgent>) -> impl Stream<Item = wire::FromAge
 }
 
 /// The next stream message; empty when the queue is closed.
-async fn batch(queue: &mut mpsc::Receiver<FromAgent>) -> Vec<wire::AgentMessage> {
+async fn batch(queue: &mut Outbound) -> Vec<wire::AgentMessage> {
     let (mut messages, mut bytes, mut urgent) = (Vec::new(), 0, false);
     let mut deadline = None;
     while messages.len() < limits::MESSAGES_PER_BATCH_MAX && bytes < limits::BATCH_BYTES_FULL {
-        let next = match (queue.try_recv(), deadline) {
-            (Ok(message), _) => Some(message),
-            (Err(_), None) => queue.recv().await,
-            (Err(_), Some(_)) if urgent => None,
-            (Err(_), Some(deadline)) => timeout_at(deadline, queue.recv()).await.ok().flatten(),
+        let next = match (queue.try_next(), deadline) {
+            (Some(message), _) => Some(message),
+            (None, None) => queue.next().await,
+            (None, Some(_)) if urgent => None,
+            (None, Some(deadline)) => timeout_at(deadline, queue.next()).await.ok().flatten(),
         };
         let Some(message) = next else { break };
         deadline.get_or_insert_with(|| Instant::now() + COALESCE);
@@ -345,6 +381,12 @@ mod tests {
         FromAgent::Task(TASK, report)
     }
 
+    fn outbound() -> (mpsc::Sender<FromAgent>, mpsc::Sender<u64>, Outbound) {
+        let (sender, queue) = mpsc::channel(8);
+        let (echo, echoes) = mpsc::channel(OUTBOUND_ECHOES);
+        (sender, echo, Outbound { echoes, queue })
+    }
+
     fn frame(number: u64) -> FromAgent {
         let body = FrameBody::Data { offset: 0, data: Bytes::from(vec![b'x'; limits::OUTPUT_FRAME_BYTES_MAX]) };
         report(TaskReport::Frame(Frame { number, stream: OutputStream::Stdout, body }))
@@ -352,7 +394,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_task_that_ends_at_once_costs_one_message() {
-        let (sender, mut queue) = mpsc::channel(8);
+        let (sender, _echo, mut queue) = outbound();
         let sending = tokio::spawn(async move {
             sender.send(report(TaskReport::Accepted)).await.expect("open");
             sleep(Duration::from_millis(1)).await;
@@ -370,7 +412,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_acceptance_alone_waits_no_longer_than_it_must() {
-        let (sender, mut queue) = mpsc::channel(8);
+        let (sender, _echo, mut queue) = outbound();
         sender.send(report(TaskReport::Accepted)).await.expect("open");
         let begun = Instant::now();
         assert_eq!(batch(&mut queue).await.len(), 1);
@@ -378,8 +420,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_echo_overtakes_output_and_is_heard_by_nobody_else() {
+        let (sender, echoes, mut queue) = outbound();
+        for number in 0..8 {
+            sender.send(frame(number)).await.expect("open");
+        }
+        assert!(is_echo(&ToAgent::Echo(7), &echoes) && !is_echo(&ToAgent::ProbeStop(7), &echoes));
+        let first = batch(&mut queue).await.swap_remove(0);
+        assert_eq!(FromAgent::try_from(first).expect("valid"), FromAgent::Echo(7));
+
+        // Of more than there is room for the newest are left out, and nobody waits.
+        (0..1000).for_each(|token| assert!(is_echo(&ToAgent::Echo(token), &echoes)));
+        drop(sender);
+        let mut told = Vec::new();
+        while let Some(message) = queue.try_next() {
+            told.extend(matches!(message, FromAgent::Echo(_)).then_some(message));
+        }
+        assert_eq!(told, (0..OUTBOUND_ECHOES as u64).map(FromAgent::Echo).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
     async fn batches_stay_below_the_limit_of_a_message() {
-        let (sender, mut queue) = mpsc::channel(8);
+        let (sender, _echo, mut queue) = outbound();
         for number in 0..8 {
             sender.send(frame(number)).await.expect("open");
         }

@@ -1,6 +1,8 @@
 //! What the command line and the environment say, as values. Nothing else in this crate reads either.
 
 use crate::clock::Clock;
+#[cfg(doc)]
+use crate::policy;
 use muster_proto::id::ClusterId;
 use muster_proto::name::HostName;
 use muster_proto::token::{Token, TokenKind};
@@ -86,6 +88,8 @@ pub struct Settings {
     pub state: PathBuf,
     /// The program that is executed as `PROGRAM supervise DIR` for each task.
     pub supervisor_exe: PathBuf,
+    /// What its host's owner allows; `None` is [`policy::DEFAULT_PATH`], which need not exist.
+    pub policy: Option<PathBuf>,
     /// What it takes for the time.
     pub clock: Clock,
 }
@@ -179,6 +183,8 @@ enroll: get a name, with a join token or by an operator's approval
                                lower case
 
 run: be an agent
+      --policy FILE            what this host allows its controller; default:
+                               /etc/muster/policy.toml, if it is there
       --log-format text|json   form of the log on stderr; how much it says:
                                MUSTER_LOG=debug|info|warn
       --exit-on-stdin-eof      end when stdin closes: for fleets in tests
@@ -252,10 +258,11 @@ fn enroll(mut parser: lexopt::Parser) -> Result<Invocation, UsageError> {
 
 fn run(mut parser: lexopt::Parser) -> Result<Invocation, UsageError> {
     use lexopt::Arg::{Long, Short};
-    let (mut state, mut format, mut until) = (None, LogFormat::Text, Until::Signal);
+    let (mut state, mut policy, mut format, mut until) = (None, None, LogFormat::Text, Until::Signal);
     while let Some(argument) = parser.next()? {
         match argument {
             Long("state") => state = Some(parser.value()?.into()),
+            Long("policy") => policy = Some(parser.value()?.into()),
             Long("log-format") => {
                 format = match text("--log-format", parser.value()?)?.as_str() {
                     "text" => LogFormat::Text,
@@ -274,6 +281,7 @@ fn run(mut parser: lexopt::Parser) -> Result<Invocation, UsageError> {
     let settings = Settings {
         state: state_or_default(state)?,
         supervisor_exe: PathBuf::from("/proc/self/exe"),
+        policy,
         clock: Clock::default(),
     };
     let log = Log { format, level: level()? };

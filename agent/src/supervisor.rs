@@ -63,7 +63,7 @@ fn supervise(dir: &TaskDir) -> io::Result<()> {
         return Err(io::Error::other("the order is from before the host's restart"));
     }
     let job = JobSpec::decode(&spec.payload).map_err(io::Error::other)?;
-    let command = job.command();
+    let command = job.work.command().ok_or_else(|| io::Error::other("the job is no command"))?;
     let wake = Wake::new(dir)?;
     if dir.is_cancelled() {
         return dir.write_exit(&nothing_ran(EndKind::Cancelled));

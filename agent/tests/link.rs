@@ -5,6 +5,8 @@ mod again;
 mod fixture;
 #[path = "link/harm.rs"]
 mod harm;
+#[path = "link/probe.rs"]
+mod probe;
 #[path = "link/renew.rs"]
 mod renew;
 #[path = "link/standing.rs"]

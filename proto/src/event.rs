@@ -3,6 +3,7 @@
 use crate::merkle::Hash;
 use crate::name::OperatorName;
 use crate::outcome::{Counts, Outcome};
+use crate::ping::Sample;
 use crate::time::Timestamp;
 use bytes::Bytes;
 
@@ -62,6 +63,13 @@ pub enum EventKind {
         /// How much.
         bytes: u64,
     },
+    /// What became of one probe of a ping.
+    Probed {
+        /// Whose.
+        target: u32,
+        /// What.
+        sample: Sample,
+    },
     /// The target reached its terminal state. Nothing of it follows.
     Finished {
         /// Whose.
@@ -90,6 +98,7 @@ impl EventKind {
             | Self::Started { target }
             | Self::Output { target, .. }
             | Self::Truncated { target, .. }
+            | Self::Probed { target, .. }
             | Self::Finished { target, .. } => Some(*target),
             Self::Planned { .. } | Self::Cancelling { .. } | Self::Done { .. } => None,
         }

@@ -1,13 +1,15 @@
 //! One request for many hosts, as it is signed.
 
-use crate::command::{Command, CommandError};
+use crate::command::{BlobRef, Command, CommandError};
 use crate::id::{AgentId, ClusterId, JobId};
 use crate::limits;
 use crate::merkle::{self, Hash, Tree};
 use crate::name::{HostName, OperatorName};
 use crate::outcome::{Counts, Outcome};
+use crate::ping::{PingError, PingList, PingSpec, TargetName};
 use crate::time::Timestamp;
 use bytes::Bytes;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What an operator signs: who, until when, how, and what. Built by [`JobSpec::check`]ed constructors only.
@@ -40,15 +42,42 @@ pub struct JobSpec {
 pub enum Work {
     /// Runs a program.
     Command(Command),
+    /// Looks whether it is there.
+    Ping(PingSpec),
+}
+
+impl Work {
+    /// The program, if it runs one.
+    pub const fn command(&self) -> Option<&Command> {
+        match self {
+            Self::Command(command) => Some(command),
+            Self::Ping(_) => None,
+        }
+    }
+
+    /// What is done, as one line for people: at most [`limits::TITLE_CHARS_MAX`] characters.
+    pub fn title(&self) -> String {
+        match self {
+            Self::Command(command) => command.program.title(),
+            Self::Ping(spec) => spec.words().join(" "),
+        }
+    }
+
+    /// What is done, as words for programs, up to so many bytes.
+    pub fn words(&self, max_bytes: usize) -> Vec<Bytes> {
+        match self {
+            Self::Command(command) => command.program.words(max_bytes),
+            Self::Ping(spec) => spec.words().into_iter().map(Bytes::from).collect(),
+        }
+    }
+
+    /// What travels beside the signed job.
+    pub fn blobs(&self) -> impl Iterator<Item = BlobRef> {
+        self.command().into_iter().flat_map(Command::blobs)
+    }
 }
 
 impl JobSpec {
-    /// The program of the job.
-    pub const fn command(&self) -> &Command {
-        let Work::Command(command) = &self.work;
-        command
-    }
-
     /// Refuses times, counts and commands that no agent would take.
     pub fn check(&self) -> Result<(), JobError> {
         if self.start_before <= self.created_at || self.created_at.until(self.start_before) > limits::START_BEFORE_MAX {
@@ -63,8 +92,10 @@ impl JobSpec {
         if self.attempts_max == 0 || self.concurrency == Some(0) {
             return Err(JobError::Zero);
         }
-        let Work::Command(command) = &self.work;
-        Ok(command.check()?)
+        match &self.work {
+            Work::Command(command) => Ok(command.check()?),
+            Work::Ping(spec) => Ok(spec.probes.check()?),
+        }
     }
 }
 
@@ -86,6 +117,9 @@ pub enum JobError {
     /// The program.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// The probes.
+    #[error(transparent)]
+    Ping(#[from] PingError),
 }
 
 /// A frozen target list as it is signed.
@@ -109,6 +143,51 @@ pub struct Target {
 /// The tree over a frozen list, in its order; `None` for an empty one.
 pub fn target_tree(targets: &[Target]) -> Option<Tree> {
     Tree::new(targets.iter().map(|target| merkle::leaf(target.agent, &target.name)).collect())
+}
+
+/// The frozen target list of a job, by what it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetList {
+    /// Agents, of a command.
+    Agents(Arc<[Target]>),
+    /// Pairs of who looks and at what, of a ping.
+    Pings(Arc<PingList>),
+}
+
+impl TargetList {
+    /// The agents of a command; `None` of a ping.
+    pub const fn agents(&self) -> Option<&Arc<[Target]>> {
+        match self {
+            Self::Agents(targets) => Some(targets),
+            Self::Pings(_) => None,
+        }
+    }
+
+    /// How many targets there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Agents(targets) => targets.len(),
+            Self::Pings(list) => list.pairs().len(),
+        }
+    }
+
+    /// The tree over the list; `None` for an empty one.
+    pub fn tree(&self) -> Option<Tree> {
+        match self {
+            Self::Agents(targets) => target_tree(targets),
+            Self::Pings(list) => list.tree(),
+        }
+    }
+
+    /// What the targets are called, with the agents that bear the names, in the order of the list.
+    pub fn names(&self) -> Vec<(TargetName, Option<AgentId>)> {
+        match self {
+            Self::Agents(targets) => {
+                targets.iter().map(|target| (target.name.clone().into(), Some(target.agent))).collect()
+            }
+            Self::Pings(list) => list.pairs().iter().map(|pair| (list.name(*pair), list.host(*pair).agent)).collect(),
+        }
+    }
 }
 
 /// A payload with the proof that an operator meant it. The bytes are those that were signed, never encoded again.
@@ -168,9 +247,9 @@ pub struct JobSummary {
     pub state: JobState,
     /// Who signed it.
     pub operator: OperatorName,
-    /// [`Program::title`](crate::command::Program::title) of what it runs.
+    /// [`Work::title`] of what it does.
     pub title: String,
-    /// [`Program::words`](crate::command::Program::words) of what it runs, up to [`limits::ARGV_LISTED_BYTES_MAX`].
+    /// [`Work::words`] of what it does, up to [`limits::ARGV_LISTED_BYTES_MAX`].
     pub argv: Vec<Bytes>,
     /// The frozen list.
     pub targets: TargetsDigest,
@@ -185,8 +264,10 @@ pub struct JobSummary {
 /// A target of a job with where it stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobHost {
-    /// The target.
-    pub target: Target,
+    /// What it is called.
+    pub name: TargetName,
+    /// The agent that bears the name, if one does.
+    pub agent: Option<AgentId>,
     /// Where it stands on its way.
     pub phase: Phase,
     /// How it ended, once it has.

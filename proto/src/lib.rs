@@ -21,6 +21,7 @@ pub mod merkle;
 pub mod name;
 pub mod names;
 pub mod outcome;
+pub mod ping;
 #[cfg(feature = "seal")]
 pub mod seal;
 pub mod status;

@@ -103,3 +103,45 @@ pub const ARGV_LISTED_BYTES_MAX: usize = 4 << 10;
 pub const LABELS_MAX: usize = 64;
 /// A line of text for people that came from another machine: characters.
 pub const REASON_CHARS_MAX: usize = 500;
+
+/// Targets of one ping: their list fits into a message.
+pub const PING_TARGETS_MAX: usize = 131_072;
+/// Packets a second from the controller unless the operator says otherwise: 10,000 hosts in a quarter of a second, and
+/// 30 Mbit/s.
+pub const PROBE_RATE_DEFAULT: u32 = 40_000;
+/// Packets a second from an agent, whatever is asked of it, unless its policy says otherwise.
+pub const AGENT_PROBE_RATE: u32 = 500;
+/// Addresses that one message asks an agent to probe.
+pub const PROBES_PER_MESSAGE_MAX: usize = 1_024;
+/// Addresses under way at one agent.
+pub const AGENT_PROBES_MAX: usize = 16_384;
+/// Probes to one target, where they are counted.
+pub const PROBE_COUNT_MAX: u32 = 1_000_000;
+/// Between two probes to one target, as `ping` has it for everybody but root.
+pub const PROBE_PERIOD_MIN: Duration = Duration::from_millis(2);
+/// Between two probes to one target.
+pub const PROBE_PERIOD_MAX: Duration = Duration::from_hours(1);
+/// Wait for an answer.
+pub const PROBE_TIMEOUT_MIN: Duration = Duration::from_millis(1);
+/// Wait for an answer.
+pub const PROBE_TIMEOUT_MAX: Duration = Duration::from_mins(1);
+/// Repetitions of a probe without an answer.
+pub const PROBE_RETRIES_MAX: u32 = 20;
+/// Payload of a probe, in bytes: what an IPv4 packet holds behind a header with options and that of ICMP.
+pub const PROBE_SIZE_MAX: u16 = 65_467;
+
+/// Schedules of pings: each is a task that wakes up for its rounds.
+pub const SCHEDULES_MAX: usize = 64;
+/// Pairs of one schedule: a fleet of 10,000 fits, or a mesh of 128 by 128. What is kept of one has a few bytes a pair and
+/// 10 minutes.
+pub const SCHEDULE_PAIRS_MAX: usize = 16_384;
+/// From one round of a schedule to the next: what is kept for 30 days must not be worn out in a day.
+pub const SCHEDULE_EVERY_MIN: Duration = Duration::from_secs(5);
+/// From one round of a schedule to the next: each speaks for the time until the next, and longer nobody believes it.
+pub const SCHEDULE_EVERY_MAX: Duration = Duration::from_hours(1);
+/// Packets a second of one schedule from the controller: it works beside everything else, for ever.
+pub const SCHEDULE_RATE_MAX: u32 = 2_000;
+/// Rounds of schedules at a time; the others wait, and are late.
+pub const SCHEDULE_ROUNDS_MAX: usize = 8;
+/// Changes that one question about schedules is told, the newest.
+pub const PING_CHANGES_TOLD_MAX: u32 = 10_000;

@@ -16,8 +16,10 @@ use crate::id::{BootId, StartId, TaskId};
 use crate::job::SignedJob;
 use crate::merkle::Hash;
 use crate::outcome::End;
+use crate::ping::{Detail, Finding, Probes};
 use crate::time::Timestamp;
 use bytes::Bytes;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// A message from an agent.
@@ -33,6 +35,15 @@ pub enum FromAgent {
     Renew(Bytes),
     /// What became of a task.
     Task(TaskId, TaskReport),
+    /// The answer to [`ToAgent::Echo`], with its number.
+    Echo(u64),
+    /// What a sweep has seen since the last of these.
+    Probed {
+        /// Which sweep.
+        sweep: u64,
+        /// What, at most [`limits::PROBES_PER_MESSAGE_MAX`](crate::limits::PROBES_PER_MESSAGE_MAX).
+        findings: Vec<Finding>,
+    },
 }
 
 /// What an agent says of one task.
@@ -177,6 +188,12 @@ pub enum ToAgent {
     },
     /// A certificate, DER, for the key of the agent's request.
     Renewed(Bytes),
+    /// To be answered at once with the same number.
+    Echo(u64),
+    /// Look at these addresses.
+    Probe(ProbeOrder),
+    /// End this sweep and say what was seen.
+    ProbeStop(u64),
 }
 
 /// How a session begins.
@@ -207,6 +224,31 @@ pub struct Offer {
     pub proof: Vec<Hash>,
     /// What is left of the target's window.
     pub ttl: Duration,
+}
+
+/// Addresses to look at. It executes nothing, so it is not signed: the agent's own policy and rate bound it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeOrder {
+    /// Names the sweep within the session; orders with the same number are one sweep.
+    pub sweep: u64,
+    /// How; of the first order of a sweep.
+    pub probes: Probes,
+    /// What is told; of the first order of a sweep.
+    pub detail: Detail,
+    /// Where, at most [`limits::PROBES_PER_MESSAGE_MAX`](crate::limits::PROBES_PER_MESSAGE_MAX); places are counted over
+    /// all orders of the sweep.
+    pub aims: Vec<ProbeAim>,
+    /// No more orders follow.
+    pub last: bool,
+}
+
+/// An address to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeAim {
+    /// The address.
+    pub address: IpAddr,
+    /// Name of the interface, for a link-local address; else empty.
+    pub zone: String,
 }
 
 /// A piece of a blob.

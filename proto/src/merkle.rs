@@ -1,7 +1,8 @@
 //! The frozen target list as a Merkle tree, so that a target can be shown its own membership with a few hashes.
 //!
 //! The tree is that of RFC 6962 (section 2.1): leaves and nodes are domain-separated, and the shape follows from the
-//! number of leaves alone. A leaf is SHA-256(0 | agent id | name); a node is SHA-256(1 | left | right).
+//! number of leaves alone. A leaf is SHA-256(0 | agent id | name), that of a ping SHA-256(2 | who looks | host); a node
+//! is SHA-256(1 | left | right).
 
 use crate::id::AgentId;
 use crate::name::HostName;
@@ -16,6 +17,24 @@ pub fn leaf(agent: AgentId, name: &HostName) -> Hash {
     hash.update([0]);
     hash.update(agent.as_bytes());
     hash.update(name.as_str());
+    hash.finalize().into()
+}
+
+/// The hash of one pair of a ping: who looks, if it is not the controller, and at what. Ids and lengths have a fixed
+/// size, so no two pairs are written alike.
+pub fn pair_leaf(from: Option<(AgentId, &HostName)>, agent: Option<AgentId>, host: &str) -> Hash {
+    let mut hash = Sha256::new();
+    hash.update([2, u8::from(from.is_some()), u8::from(agent.is_some())]);
+    if let Some((agent, name)) = from {
+        hash.update(agent.as_bytes());
+        // A name has at most 253 bytes.
+        hash.update([u8::try_from(name.as_str().len()).unwrap_or(u8::MAX)]);
+        hash.update(name.as_str());
+    }
+    if let Some(agent) = agent {
+        hash.update(agent.as_bytes());
+    }
+    hash.update(host);
     hash.finalize().into()
 }
 

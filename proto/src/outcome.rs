@@ -1,5 +1,6 @@
 //! How a task ended: on the host ([`End`]), and for the operator ([`Outcome`]).
 
+use crate::ping::PingReport;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -105,12 +106,14 @@ pub struct Outcome {
     pub reason: Option<String>,
     /// From start to end on the host; `None` where nothing ran.
     pub duration: Option<Duration>,
+    /// What was measured, of a ping.
+    pub ping: Option<Box<PingReport>>,
 }
 
 impl Outcome {
     /// A state in which nothing ran, or nothing is known, with its reason.
     pub fn without_run(state: State, reason: impl Into<String>) -> Self {
-        Self { state, exit_code: None, signal: None, reason: Some(reason.into()), duration: None }
+        Self { state, exit_code: None, signal: None, reason: Some(reason.into()), duration: None, ping: None }
     }
 }
 
@@ -153,7 +156,7 @@ impl From<End> for Outcome {
             EndKind::StartFailed(reason) => return Self::without_run(State::StartFailed, reason),
             EndKind::Lost(reason) => return Self::without_run(State::Indeterminate, reason),
         };
-        Self { state, exit_code, signal, reason, duration: Some(end.duration) }
+        Self { state, exit_code, signal, reason, duration: Some(end.duration), ping: None }
     }
 }
 

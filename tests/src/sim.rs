@@ -5,10 +5,12 @@
 //! sim.rs      enrol, dial, say how it went        task.rs     one task: output, end, what was told
 //! agent.rs    one agent: link, memory, manners    gate.rs     a signed job is verified once
 //! roll.rs     who they are                        tally.rs    counts, and the witness of every start
+//! probe.rs    probes that nobody sends
 //! ```
 
 mod agent;
 mod gate;
+mod probe;
 mod random;
 mod roll;
 mod tally;
@@ -70,11 +72,11 @@ pub struct Settings {
 pub struct Answers {
     /// Bytes on stdout.
     pub output: u64,
-    /// From start to end.
+    /// From start to end, and the round trip of probes.
     pub delay: Duration,
     /// At most so much more, evenly.
     pub jitter: Duration,
-    /// The part of tasks that exit with 1: 0 to 1.
+    /// The part of tasks that exit with 1, and of probes without an answer: 0 to 1.
     pub fail_rate: f64,
 }
 

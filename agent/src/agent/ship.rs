@@ -10,6 +10,7 @@ use muster_proto::outcome::{End, EndKind};
 use std::collections::VecDeque;
 use std::io;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::error;
 
 /// Bytes of one task that may be under way without being acknowledged.
@@ -185,11 +186,12 @@ impl Agent {
         }
     }
 
-    /// Hands the session as much as it takes: answers first, then one report a task in turn. Returns the channel to
-    /// wait for if there is more than it took.
+    /// Hands the session as much as it takes: answers first, then findings, whose number the rate of probes bounds, then
+    /// one report a task in turn. Returns the channel to wait for if there is more than it took.
     pub(super) fn pump(&mut self) -> Option<mpsc::Sender<FromAgent>> {
         let link = self.link.clone()?;
-        while !(self.outbox.is_empty() && self.ready.is_empty()) {
+        let now = Instant::now();
+        while !(self.outbox.is_empty() && self.ready.is_empty()) || self.sweeps.is_due(now) {
             let permit = match link.try_reserve() {
                 Ok(permit) => permit,
                 Err(mpsc::error::TrySendError::Full(())) => return self.link.clone(),
@@ -199,7 +201,7 @@ impl Agent {
                     return None;
                 }
             };
-            if let Some(message) = self.outbox.pop_front() {
+            if let Some(message) = self.outbox.pop_front().or_else(|| self.sweeps.next(now)) {
                 permit.send(message);
             } else if let Some(id) = self.ready.pop_front()
                 && let Some(report) = self.tasks.get_mut(&id).and_then(super::work::Task::report)

@@ -247,7 +247,7 @@ impl Agent {
             )));
         }
         host.clone().map_err(refused)?;
-        for blob in spec.command().blobs() {
+        for blob in spec.work.blobs() {
             self.blobs.check(&blob).map_err(refused)?;
         }
         let order = TaskSpec {

@@ -44,6 +44,8 @@ pub struct Global {
 pub enum Verb {
     /// Run a command on many hosts and see every answer as it arrives
     Run(Box<commands::run::Args>),
+    /// See which hosts answer, from the controller and from agents
+    Ping(Box<commands::ping::Args>),
     /// Follow a job that was started earlier, or elsewhere
     Attach(commands::attach::Args),
     /// Print the stored output of a job

@@ -4,6 +4,7 @@
 //! itself when it is lost; clones share it. Errors are sorted by what the caller does next, see [`ClientError`].
 
 mod dial;
+mod schedules;
 
 use bytes::Bytes;
 use muster_proto::audit::AuditRecord;
@@ -11,10 +12,11 @@ use muster_proto::command::BlobRef;
 use muster_proto::context::Context;
 use muster_proto::event::Event;
 use muster_proto::fleet::{AgentInfo, Labels, OperatorInfo, Party, PendingAgent};
-use muster_proto::id::{AgentId, ClusterId, JobId};
-use muster_proto::job::{JobHost, JobList, JobSummary, SignedJob, Target};
+use muster_proto::id::{ClusterId, JobId};
+use muster_proto::job::{JobHost, JobList, JobSummary, SignedJob, Target, TargetList};
 use muster_proto::limits;
 use muster_proto::name::{HostName, LabelText, OperatorName};
+use muster_proto::ping::{PingList, PingSelection};
 use muster_proto::status;
 use muster_proto::text;
 use muster_proto::time::Timestamp;
@@ -62,6 +64,17 @@ pub struct Plan {
     pub targets: Vec<(Target, bool)>,
     /// Why the operator has to type the count before this is signed; `None` below the guard.
     pub confirm: Option<String>,
+}
+
+/// The same of a ping.
+#[derive(Debug)]
+pub struct PingPlan {
+    /// The installation it is for.
+    pub cluster: ClusterId,
+    /// Who looks at what.
+    pub list: PingList,
+    /// What was left out, and why: a line each.
+    pub notes: Vec<String>,
 }
 
 /// All that there is to know of a job, but for its events.
@@ -174,16 +187,32 @@ impl Client {
         })
     }
 
-    /// Hands over a signed job with the ids of its frozen list in order, and the blobs it names (those that the
-    /// controller has already may be left out). Returns once all of it is durable.
+    /// Resolves and freezes who looks at which hosts.
+    pub async fn plan_ping(&self, selection: PingSelection) -> Result<PingPlan, ClientError> {
+        let request = wire::PlanPingRequest { selection: Some(selection.into()) };
+        let reply = self.reply(self.service.clone().plan_ping(request).await)?;
+        let list = reply.list.ok_or(WireError::Field("list")).and_then(TryInto::try_into);
+        Ok(PingPlan {
+            cluster: self.read(id_of(&reply.cluster, "cluster"))?,
+            list: self.read(list)?,
+            notes: reply.notes.iter().map(|note| text::line(note)).collect(),
+        })
+    }
+
+    /// Hands over a signed job with its frozen list, and the blobs it names (those that the controller has already may
+    /// be left out). Returns once all of it is durable.
     pub async fn submit(
         &self,
-        job: &SignedJob,
-        agents: &[AgentId],
+        job: SignedJob,
+        targets: &TargetList,
         blobs: Vec<(BlobRef, Bytes)>,
     ) -> Result<JobId, ClientError> {
-        let agents = agents.iter().flat_map(|agent| *agent.as_bytes()).collect::<Vec<u8>>().into();
-        let first = wire::submit_part::Kind::Job(wire::SubmitJob { job: Some(job.clone().into()), agents });
+        let (agents, pings) = match targets {
+            TargetList::Agents(targets) => (targets.iter().flat_map(|target| *target.agent.as_bytes()).collect(), None),
+            TargetList::Pings(list) => (Vec::new(), Some((&**list).into())),
+        };
+        let job = wire::SubmitJob { job: Some(job.into()), agents: agents.into(), pings };
+        let first = wire::submit_part::Kind::Job(job);
         // The iterator is drained only as fast as HTTP/2 flow control lets it: nothing piles up.
         let pieces = blobs.into_iter().flat_map(|(blob, data)| chunks(blob, data)).map(wire::submit_part::Kind::Blob);
         let parts = std::iter::once(first).chain(pieces).map(|kind| wire::SubmitPart { kind: Some(kind) });

@@ -12,6 +12,7 @@ pub mod launch;
 pub mod login;
 pub mod logs;
 pub mod operator;
+pub mod ping;
 pub mod rerun;
 pub mod run;
 pub mod status;

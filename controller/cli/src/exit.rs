@@ -118,15 +118,21 @@ mod tests {
     #[test]
     fn every_state_has_a_status_and_only_success_is_zero() {
         for state in State::ALL {
-            let outcome = Outcome { state, exit_code: None, signal: None, reason: None, duration: None };
+            let outcome = Outcome { state, exit_code: None, signal: None, reason: None, duration: None, ping: None };
             assert_eq!(Exit::of_only(&outcome) == Exit::Success, state == State::Succeeded, "{state}");
         }
     }
 
     #[test]
     fn the_only_host_speaks_for_itself() {
-        let outcome =
-            |exit_code, signal| Outcome { state: State::Failed, exit_code, signal, reason: None, duration: None };
+        let outcome = |exit_code, signal| Outcome {
+            state: State::Failed,
+            exit_code,
+            signal,
+            reason: None,
+            duration: None,
+            ping: None,
+        };
         assert_eq!(Exit::of_only(&outcome(Some(77), None)).code(), 77);
         assert_eq!(Exit::of_only(&outcome(None, Some(9))).code(), 137);
         assert_eq!(Exit::of_only(&outcome(None, None)).code(), 1);

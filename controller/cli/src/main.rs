@@ -4,6 +4,7 @@
 //! controller, `show` the only way to the user, `exit` the only way out.
 
 mod args;
+mod board;
 mod client;
 mod commands;
 mod exit;
@@ -42,6 +43,7 @@ async fn perform(verb: Verb, settings: &Settings) -> anyhow::Result<Exit> {
     match verb {
         Verb::Targets(args) => commands::targets::run(args, settings).await,
         Verb::Run(args) => commands::run::run(*args, settings).await,
+        Verb::Ping(args) => commands::ping::run(*args, settings).await,
         Verb::Attach(args) => commands::attach::run(args, settings).await,
         Verb::Logs(args) => commands::logs::run(args, settings).await,
         Verb::Cancel(args) => commands::cancel::run(args, settings).await,

@@ -5,17 +5,19 @@ pub mod console;
 pub mod json;
 pub mod lines;
 pub mod moment;
+pub mod ping;
 pub mod progress;
 pub mod prometheus;
 pub mod sanitise;
 pub mod summary;
 pub mod table;
 
+use progress::Window;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 
-/// Where a terminal does not say how wide it is.
-const COLUMNS_DEFAULT: usize = 80;
+/// Where a terminal does not say how large it is.
+const WINDOW_DEFAULT: Window = Window { columns: 80, rows: 24 };
 
 /// Writes data to stdout as one piece. A reader that has gone (`| head`) is a normal end.
 pub fn data(text: &str) -> io::Result<()> {
@@ -42,8 +44,14 @@ fn of_stdout(error: &io::Error) -> io::Error {
 
 /// How wide a terminal is; `None` for what is none.
 pub fn columns(fd: impl AsFd) -> Option<usize> {
+    window(fd).map(|window| window.columns)
+}
+
+/// How large a terminal is; `None` for what is none.
+pub fn window(fd: impl AsFd) -> Option<Window> {
     let size = rustix::termios::tcgetwinsize(fd).ok()?;
-    Some(if size.ws_col > 0 { size.ws_col.into() } else { COLUMNS_DEFAULT })
+    let or = |said: u16, usual| if said > 0 { said.into() } else { usual };
+    Some(Window { columns: or(size.ws_col, WINDOW_DEFAULT.columns), rows: or(size.ws_row, WINDOW_DEFAULT.rows) })
 }
 
 /// Tells the user something that is not data: a line on stderr. Nobody can be told that stderr is closed.

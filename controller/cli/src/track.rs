@@ -4,9 +4,18 @@
 
 use muster_proto::event::{Event, EventKind};
 use muster_proto::job::{JobHost, Phase};
-use muster_proto::name::HostName;
 use muster_proto::outcome::{Counts, Outcome, State};
+use muster_proto::ping::TargetName;
+use std::borrow::Cow;
 use std::rc::Rc;
+
+/// What a target is called, without a copy where none is needed.
+pub fn called(name: &TargetName) -> Cow<'_, str> {
+    match name.from {
+        None => Cow::Borrowed(name.host.as_str()),
+        Some(_) => Cow::Owned(name.to_string()),
+    }
+}
 
 /// When a follower has seen enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -55,7 +64,7 @@ impl Show {
 /// The hosts of a job in the order of its frozen list, with how far they are.
 #[derive(Debug)]
 pub struct Track {
-    names: Rc<[HostName]>,
+    names: Rc<[TargetName]>,
     hosts: Vec<Host>,
     counts: Counts,
     running: usize,
@@ -74,7 +83,7 @@ struct Host {
 
 impl Track {
     /// A job whose hosts have all yet to start.
-    pub fn new(names: Rc<[HostName]>) -> Self {
+    pub fn new(names: Rc<[TargetName]>) -> Self {
         let hosts = vec![Host::default(); names.len()];
         Self { names, hosts, counts: Counts::default(), running: 0, done: false, turn: 0 }
     }
@@ -94,6 +103,7 @@ impl Track {
             | EventKind::Accepted { .. }
             | EventKind::Output { .. }
             | EventKind::Truncated { .. }
+            | EventKind::Probed { .. }
             | EventKind::Cancelling { .. } => {}
         }
     }
@@ -127,7 +137,7 @@ impl Track {
     }
 
     /// The names, in the order of the list.
-    pub fn names(&self) -> &Rc<[HostName]> {
+    pub fn names(&self) -> &Rc<[TargetName]> {
         &self.names
     }
 
@@ -152,14 +162,14 @@ impl Track {
     }
 
     /// All hosts with how they ended; `None` is not done.
-    pub fn ends(&self) -> impl Iterator<Item = (&HostName, Option<State>)> {
+    pub fn ends(&self) -> impl Iterator<Item = (&TargetName, Option<State>)> {
         let states = self.hosts.iter().map(|host| host.outcome.as_ref().map(|outcome| outcome.state));
         self.names.iter().zip(states)
     }
 
     /// Names of the hosts that have yet to end.
-    pub fn pending(&self) -> Vec<&str> {
-        self.ends().filter(|(_, state)| state.is_none()).map(|(name, _)| name.as_str()).collect()
+    pub fn pending(&self) -> Vec<Cow<'_, str>> {
+        self.ends().filter(|(_, state)| state.is_none()).map(|(name, _)| called(name)).collect()
     }
 
     /// Nothing more will happen.
@@ -198,10 +208,11 @@ impl Track {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use muster_proto::name::HostName;
     use muster_proto::time::Timestamp;
 
     fn track(count: usize) -> Track {
-        Track::new((0..count).map(|n| format!("n{n}").parse().expect("a name")).collect())
+        Track::new((0..count).map(|n| TargetName::from(format!("n{n}").parse::<HostName>().expect("a name"))).collect())
     }
 
     fn apply(track: &mut Track, kind: EventKind) {

@@ -13,6 +13,7 @@ mod exchange;
 pub use exchange::{Effects, Greeting, Held, Input, Say, Send};
 
 use crate::task::{Change, Contact, Phase, Refused, Task};
+use muster_proto::command::Command;
 use muster_proto::event::{Event, EventKind};
 use muster_proto::job::{JobSpec, JobState};
 use muster_proto::limits;
@@ -39,6 +40,8 @@ const QUARANTINED: &str =
 #[derive(Debug, Clone)]
 pub struct Job {
     spec: JobSpec,
+    /// After this long without contact the host must have ended a task by itself.
+    give_up_after: Duration,
     tasks: Vec<Task>,
     state: JobState,
     counts: Counts,
@@ -71,7 +74,9 @@ impl Job {
     /// A job about to be replayed from its events.
     pub fn restore(spec: JobSpec) -> Self {
         let tasks = vec![Task::default(); spec.targets.count as usize];
+        let longest = |command: &Command| command.timeout + command.grace + limits::LINGER;
         Self {
+            give_up_after: spec.work.command().map_or(Duration::ZERO, longest) + CONTACT_MARGIN,
             spec,
             tasks,
             state: JobState::Queued,
@@ -193,12 +198,6 @@ impl Job {
         let ttl = self.spec.deliver.min(now.until(self.spec.start_before));
         self.emit(EventKind::Offered { target }, now, effects);
         effects.sends.push(Send::Offer(target, ttl));
-    }
-
-    /// After this long without contact the host must have ended the task by itself.
-    fn give_up_after(&self) -> Duration {
-        let command = self.spec.command();
-        command.timeout + command.grace + limits::LINGER + CONTACT_MARGIN
     }
 
     fn set_timer(&mut self, target: u32) {
@@ -350,7 +349,7 @@ impl Job {
         now: Timestamp,
         effects: &mut Effects,
     ) -> Result<(), Refused> {
-        let output = self.spec.command().output;
+        let output_max = self.spec.work.command().map_or(0, |command| command.output.bytes_max());
         let Some(task) = self.tasks.get_mut(target as usize) else { return Err(Refused::Phase) };
         let (ends, evidence) = match &report {
             TaskReport::Rejected { .. } => (true, None),
@@ -369,7 +368,7 @@ impl Job {
                 task.rejected(kind, self.stopped.clone().unwrap_or(reason))
             }
             TaskReport::Rejected { kind, reason } => task.rejected(kind, reason),
-            TaskReport::Frame(frame) => task.frame(frame, output.bytes_max()),
+            TaskReport::Frame(frame) => task.frame(frame, output_max),
             TaskReport::Exited { frames, end } => task.exited(frames, end),
         }?;
         match change {
@@ -436,7 +435,7 @@ impl Job {
         }
         let now = event.time;
         match &event.kind {
-            EventKind::Planned { .. } => {}
+            EventKind::Planned { .. } | EventKind::Probed { .. } => {}
             EventKind::Offered { target } => {
                 if !self.tasks[*target as usize].is_at_work() {
                     self.at_work += 1;
@@ -444,12 +443,12 @@ impl Job {
                 if self.state == JobState::Queued {
                     self.state = JobState::Active;
                 }
-                self.set_phase(*target, Phase::Offered(now + self.spec.deliver + self.give_up_after()));
+                self.set_phase(*target, Phase::Offered(now + self.spec.deliver + self.give_up_after));
             }
             EventKind::Accepted { target } => {
-                self.set_phase(*target, Phase::Accepted(now + self.spec.deliver + self.give_up_after()));
+                self.set_phase(*target, Phase::Accepted(now + self.spec.deliver + self.give_up_after));
             }
-            EventKind::Started { target } => self.set_phase(*target, Phase::Started(now + self.give_up_after())),
+            EventKind::Started { target } => self.set_phase(*target, Phase::Started(now + self.give_up_after)),
             EventKind::Output { target, stream, data, .. } => {
                 self.tasks[*target as usize].count_frame(*stream, data.len() as u64, true);
             }

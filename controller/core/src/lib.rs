@@ -6,5 +6,7 @@
 
 pub mod fleet;
 pub mod job;
+pub mod sweep;
 pub mod target;
 pub mod task;
+pub mod watch;

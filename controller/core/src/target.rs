@@ -7,6 +7,7 @@
 mod glob;
 mod grammar;
 mod nearest;
+mod pings;
 
 use crate::fleet::{Fleet, Member};
 pub use grammar::ParseError;
@@ -15,6 +16,7 @@ use muster_proto::job::Target;
 use muster_proto::limits;
 use muster_proto::name::HostName;
 use muster_proto::names::{ExpandError, expand, fold, natural_cmp};
+pub use pings::{PingPlanError, PlannedPings, pings};
 
 /// Names that an error lists before it only counts.
 const NAMED_MAX: usize = 5;
@@ -182,15 +184,26 @@ struct View<'a> {
 
 impl<'a> View<'a> {
     fn of(fleet: &'a Fleet) -> Result<Self, ResolveError> {
-        if fleet.is_empty() { Err(ResolveError::NoAgents) } else { Ok(Self { members: fleet.iter().collect() }) }
+        if fleet.is_empty() { Err(ResolveError::NoAgents) } else { Ok(Self::of_any(fleet)) }
+    }
+
+    /// Of a fleet that may be empty.
+    fn of_any(fleet: &'a Fleet) -> Self {
+        Self { members: fleet.iter().collect() }
     }
 
     /// Flags of the members an expression stands for.
     fn resolve(&self, expression: &Expression) -> Result<Vec<bool>, ResolveError> {
+        let (chosen, unknown) = self.choose_any(expression)?;
+        if unknown.is_empty() { Ok(chosen) } else { Err(self.unknown(unknown)) }
+    }
+
+    /// Flags of the members an expression stands for, and the names in it that nobody bears.
+    fn choose_any<'e>(&self, expression: &'e Expression) -> Result<(Vec<bool>, Vec<&'e HostName>), ResolveError> {
         let mut chosen = vec![false; self.members.len()];
         let mut unknown = Vec::new();
         self.choose(expression, &mut chosen, &mut unknown)?;
-        if unknown.is_empty() { Ok(chosen) } else { Err(self.unknown(unknown)) }
+        Ok((chosen, unknown))
     }
 
     /// Sets the flags of an expression's members and collects the names that nobody bears.
@@ -202,6 +215,7 @@ impl<'a> View<'a> {
     ) -> Result<(), ResolveError> {
         match expression {
             Expression::Union(parts) => parts.iter().try_for_each(|part| self.choose(part, chosen, unknown)),
+            Expression::Term(Term::All) if self.members.is_empty() => Err(ResolveError::NoAgents),
             Expression::Term(Term::All) => {
                 chosen.fill(true);
                 Ok(())

@@ -14,15 +14,17 @@ use crate::clock;
 use crate::engine::Engine;
 use crate::issuers::{Issuers, PublicKey, Validity};
 use crate::listen::PeerInfo;
+use crate::ping::Prober;
 use crate::roster::Roster;
 use crate::sessions::{Begun, Epoch, Mailbox, Outgoing, Session, Sessions};
-use crate::stats::{Closed, Limit};
+use crate::stats::{Closed, Limit, Report};
 use bytes::Bytes;
 use muster_proto::fleet::{ClockOffset, Facts, Party, Quarantine};
 use muster_proto::id::AgentId;
 use muster_proto::limits;
 use muster_proto::link::{FromAgent, Hello, Nonce, ToAgent, Welcome};
 use muster_proto::name::HostName;
+use muster_proto::ping::Finding;
 use muster_proto::time::Timestamp;
 use muster_proto::wire;
 use muster_store::{AgentError, Confirmed, OpenSession, Opened, Store};
@@ -52,6 +54,8 @@ const RENEWAL_PAUSE: Duration = Duration::from_mins(1);
 pub struct AgentDoor {
     /// The jobs.
     pub engine: Engine,
+    /// Who looks at hosts.
+    pub prober: Prober,
     /// Who is connected.
     pub sessions: Sessions,
     /// Who is enrolled.
@@ -201,6 +205,7 @@ impl Visit {
         if self.door.sessions.end(self.agent, epoch) {
             self.door.roster.left(self.agent, clock::now());
         }
+        self.door.prober.gone(self.agent, epoch);
         self.door.engine.gone(self.agent, epoch).await;
         debug!(agent = %self.agent, "disconnected");
         why
@@ -297,6 +302,7 @@ impl Visit {
         })];
         opening.extend(resumption.then);
         self.mailbox.open(opening);
+        self.door.prober.connected(self.agent);
         self.take(epoch, rest, once).await
     }
 
@@ -335,6 +341,7 @@ impl Visit {
     }
 
     async fn take(&self, epoch: Epoch, messages: Vec<FromAgent>, once: &mut Once) -> Result<(), Closed> {
+        let now = Instant::now();
         let mut reports = Vec::with_capacity(messages.len());
         for message in messages {
             match message {
@@ -342,6 +349,8 @@ impl Visit {
                 FromAgent::Facts(facts) => self.facts(facts, once.facts.take()).await?,
                 FromAgent::NonceStored(stored) if stored == epoch.0 => self.nonce_stored(epoch, once),
                 FromAgent::NonceStored(_) => {}
+                FromAgent::Echo(token) => self.door.prober.echoed(self.agent, epoch, token, now),
+                FromAgent::Probed { sweep, findings } => self.probed(epoch, sweep, &findings)?,
                 FromAgent::Renew(request) => self.renew(epoch, &request, once).await?,
                 FromAgent::Hello(_) => {
                     warn!(agent = %self.agent, "a second hello, session closed");
@@ -350,6 +359,14 @@ impl Visit {
             }
         }
         self.door.engine.report(self.agent, epoch, reports).await.map_err(|error| self.store_failed(&error))
+    }
+
+    fn probed(&self, epoch: Epoch, sweep: u64, findings: &[Finding]) -> Result<(), Closed> {
+        self.door.prober.probed(self.agent, epoch, sweep, findings).map_err(|lie| {
+            warn!(agent = %self.agent, %lie, "what the agent says of a ping cannot be, session closed");
+            self.door.engine.stats().reports.add(Report::Probe);
+            Closed::Invalid
+        })
     }
 
     fn store_failed(&self, error: &dyn std::fmt::Display) -> Closed {

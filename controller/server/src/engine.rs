@@ -9,22 +9,28 @@
 //! Queues towards a job are bounded: an agent's door waits until there is room, so that a flood from agents slows
 //! those agents down. Nobody waits for a follower: followers read the store.
 
+mod commit;
+mod late;
 mod look;
+mod machine;
+mod pinging;
 mod running;
 
 pub use look::Look;
 
-use crate::clock;
-use crate::sessions::{Epoch, Outgoing, Sessions};
+use crate::ping::Prober;
+use crate::sessions::{Epoch, Sessions};
 use crate::stats::Stats;
-use muster_core::job::{Effects, Held, Job, late_evidence};
-use muster_core::task::Task;
+use late::Past;
+use machine::Machine;
+use muster_core::job::Held;
 use muster_proto::id::{AgentId, JobId, TaskId};
-use muster_proto::job::{JobSpec, JobState, SignedJob, Target, target_tree};
+use muster_proto::job::{JobSpec, JobState, SignedJob, Target, TargetList, target_tree};
 use muster_proto::link::{TaskReport, ToAgent, Unfinished};
 use muster_proto::name::OperatorName;
-use muster_proto::outcome::{Outcome, State};
-use muster_store::{AcceptError, AuditEntry, LateEvidence, NewJob, Store, StoreError, StoredJob};
+use muster_proto::outcome::Outcome;
+use muster_store::{AcceptError, AuditEntry, NewJob, Store, StoreError};
+use pinging::Pinging;
 use running::{Input, Reports, Running};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,6 +50,7 @@ const QUEUE_LEN: usize = 256;
 pub struct Engine {
     store: Store,
     sessions: Sessions,
+    prober: Prober,
     jobs: Arc<Mutex<Jobs>>,
     stats: Arc<Stats>,
 }
@@ -137,14 +144,19 @@ pub enum EngineError {
 impl Engine {
     /// Takes up the jobs that are not done. Call it before any listener is open: agents that come back find their
     /// jobs waiting for them.
-    pub async fn start(store: Store, sessions: Sessions, stats: Arc<Stats>) -> Result<Self, StoreError> {
-        let engine = Self { store, sessions, jobs: Arc::default(), stats };
+    pub async fn start(
+        store: Store,
+        sessions: Sessions,
+        prober: Prober,
+        stats: Arc<Stats>,
+    ) -> Result<Self, StoreError> {
+        let engine = Self { store, sessions, prober, jobs: Arc::default(), stats };
         let mut operators = HashSet::new();
         for id in engine.store.unfinished_jobs().await? {
             let Some(stored) = engine.store.job(id).await? else { continue };
-            let mut job = Job::restore(stored.spec);
+            let mut job = Machine::restore(stored.spec);
             engine.replay(&mut job, id).await?;
-            job.resume(clock::now());
+            job.resume();
             info!(job = %id, state = job.state().as_str(), "job taken up again");
             operators.insert(job.spec().operator.clone());
             engine.run(job, stored.signed, stored.targets);
@@ -165,7 +177,7 @@ impl Engine {
         &self.stats
     }
 
-    async fn replay(&self, job: &mut Job, id: JobId) -> Result<(), StoreError> {
+    async fn replay(&self, job: &mut Machine, id: JobId) -> Result<(), StoreError> {
         let mut after = 0;
         loop {
             let events = self.store.outline(id, after).await?;
@@ -181,35 +193,55 @@ impl Engine {
         &self,
         spec: JobSpec,
         signed: SignedJob,
-        targets: Vec<Target>,
+        targets: TargetList,
         audit: AuditEntry,
     ) -> Result<(), AcceptError> {
-        let mut effects = Effects::default();
-        let job = Job::plan(spec.clone(), clock::now(), &mut effects);
-        let events = effects.events;
+        let (job, events) = Machine::plan(spec.clone());
         let new = NewJob { spec, signed: signed.clone(), targets: targets.clone(), events, audit };
         let engine = self.clone();
         let accepted = tokio::spawn(async move {
             engine.store.accept(new).await?;
             engine.stats.jobs_accepted.add_one();
-            engine.run(job, signed, targets.into());
+            engine.run(job, signed, targets);
             Ok(())
         });
         accepted.await.unwrap_or(Err(AcceptError::Store(StoreError::Closed)))
     }
 
-    fn run(&self, job: Job, signed: SignedJob, targets: Arc<[Target]>) {
+    fn run(&self, job: Machine, signed: SignedJob, targets: TargetList) {
         let id = job.spec().job;
-        let Some(tree) = target_tree(&targets) else { return };
         let (inputs, queue) = mpsc::channel(QUEUE_LEN);
         let (progress, follow) = watch::channel(Progress { seq: job.last_seq(), done: false });
-        self.jobs().add(id, JobHandle { inputs, progress: follow }, &targets);
-        let running = Running::new(job, signed, Arc::clone(&targets), tree, self.clone());
+        let agents = targets.agents().cloned().unwrap_or_default();
+        self.jobs().add(id, JobHandle { inputs, progress: follow }, &agents);
         let engine = self.clone();
+        // A task of its own: whatever becomes of it, the job does not stay in the list as if it were at work.
+        let at_work = match (job, targets) {
+            (Machine::Command(job), TargetList::Agents(targets)) => {
+                let running = target_tree(&targets).map(|tree| Running::new(job, signed, targets, tree, self.clone()));
+                tokio::spawn(async move {
+                    match running {
+                        Some(running) => running.run(queue, progress).await,
+                        None => Vec::new(),
+                    }
+                })
+            }
+            (Machine::Ping(sweep), TargetList::Pings(list)) => {
+                let (store, stats) = (self.store.clone(), Arc::clone(&self.stats));
+                let pinging = Pinging::new(sweep, list, &self.prober, store, stats);
+                tokio::spawn(async move {
+                    pinging.run(queue, progress).await;
+                    Vec::new()
+                })
+            }
+            // A list is verified against what was signed, and read back as it was stored.
+            (Machine::Command(_), TargetList::Pings(_)) | (Machine::Ping(_), TargetList::Agents(_)) => {
+                tokio::spawn(async { Vec::new() })
+            }
+        };
         tokio::spawn(async move {
-            // A task of its own: whatever becomes of it, the job does not stay in the list as if it were at work.
-            let ended = tokio::spawn(running.run(queue, progress)).await;
-            engine.jobs().remove(id, &targets);
+            let ended = at_work.await;
+            engine.jobs().remove(id, &agents);
             for late in ended.unwrap_or_default() {
                 if let Err(error) = engine.take_late(late.agent, late.epoch, late.reports).await {
                     warn!(job = %id, %error, "what came as the job ended could not be kept");
@@ -244,9 +276,9 @@ impl Engine {
         if let Some(view) = self.ask(job, |answer| Input::View { answer }).await {
             return Ok(view);
         }
-        let mut replayed = Job::restore(stored.clone());
+        let mut replayed = Machine::restore(stored.clone());
         self.replay(&mut replayed, job).await?;
-        Ok(replayed.tasks().iter().map(view_of).collect())
+        Ok(replayed.views())
     }
 
     /// Ends a job. Returns once the cancel is durable.
@@ -317,30 +349,6 @@ impl Engine {
         Ok(resumption)
     }
 
-    /// A task whose job has no task of its own any more. Each job is read once: an agent may name thousands of tasks.
-    async fn past(
-        &self,
-        agent: AgentId,
-        task: TaskId,
-        jobs: &mut HashMap<JobId, Option<PastJob>>,
-    ) -> Result<Past, StoreError> {
-        let job = match jobs.get(&task.job) {
-            Some(job) => *job,
-            None => {
-                let stored = self.store.job(task.job).await?;
-                *jobs.entry(task.job).or_insert(stored.map(|stored| PastJob::of(&stored, agent)))
-            }
-        };
-        Ok(match job {
-            Some(job) if !job.done => Past::Open,
-            Some(job) if job.place != Some(task.target) || task.attempt != 1 => Past::NotItsOwn,
-            Some(job) if job.all_known => Past::Ended,
-            Some(_) => Past::Lost,
-            None if self.store.was_pruned(task.job).await? => Past::Ended,
-            None => Past::NotItsOwn,
-        })
-    }
-
     /// An agent says something of its tasks. Reports are in order; those of a stale session have no effect.
     pub async fn report(
         &self,
@@ -365,43 +373,6 @@ impl Engine {
                 None => self.take_late(agent, epoch, reports).await?,
             }
         }
-        Ok(())
-    }
-
-    /// Reports that come after their job was done. Output is acknowledged and let go, so that the agent comes to the end;
-    /// an end is kept beside a state that says that nobody can know.
-    async fn take_late(
-        &self,
-        agent: AgentId,
-        epoch: Epoch,
-        reports: Vec<(TaskId, TaskReport)>,
-    ) -> Result<(), StoreError> {
-        let mut pasts = HashMap::new();
-        let mut answers: HashMap<TaskId, ToAgent> = HashMap::new();
-        for (task, report) in reports {
-            let past = self.past(agent, task, &mut pasts).await?;
-            match report {
-                _ if past == Past::Open => {}
-                _ if past == Past::NotItsOwn => {
-                    warn!(%agent, %task, "a report of what is not the agent's, session closed");
-                    self.sessions.close(agent, epoch);
-                    break;
-                }
-                TaskReport::Exited { end, .. } => {
-                    if past == Past::Lost {
-                        let late = LateEvidence { task, text: late_evidence(&end), at: clock::now() };
-                        self.store.late_evidence(late).await?;
-                    }
-                    answers.insert(task, ToAgent::Committed(task));
-                }
-                TaskReport::Frame(frame) => {
-                    let next_frame = frame.number.saturating_add(1);
-                    answers.insert(task, ToAgent::Ack { task, next_frame });
-                }
-                _ => {}
-            }
-        }
-        self.sessions.send(answers.into_values().map(|answer| (agent, epoch, Outgoing::Message(answer))));
         Ok(())
     }
 
@@ -449,43 +420,6 @@ impl Engine {
     pub fn stop(&self) {
         *self.jobs() = Jobs::default();
     }
-}
-
-/// What is known of a task whose job has no task of its own any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Past {
-    /// Its end is stored, or was until the job was pruned.
-    Ended,
-    /// The job is done without knowing the end of some of its tasks; it may be this one.
-    Lost,
-    /// The job is not done: it stands still since the store failed.
-    Open,
-    /// There is no such task, or it is another agent's.
-    NotItsOwn,
-}
-
-/// What the above is told from, for one agent.
-#[derive(Clone, Copy)]
-struct PastJob {
-    done: bool,
-    /// The agent's place in the list.
-    place: Option<u32>,
-    all_known: bool,
-}
-
-impl PastJob {
-    fn of(stored: &StoredJob, agent: AgentId) -> Self {
-        let place = (0..).zip(stored.targets.iter()).find(|(_, target)| target.agent == agent);
-        Self {
-            done: stored.summary.state == JobState::Done,
-            place: place.map(|(place, _)| place),
-            all_known: stored.summary.counts.get(State::Indeterminate) == 0,
-        }
-    }
-}
-
-fn view_of(task: &Task) -> TaskView {
-    (task.shown_phase(), task.outcome().cloned())
 }
 
 /// A follower waits until the doorbell rings or `stop` does. Whether to go on.

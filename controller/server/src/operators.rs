@@ -9,6 +9,8 @@ mod fleet;
 mod follow;
 mod jobs;
 mod people;
+mod ping;
+mod schedules;
 mod status;
 mod why;
 
@@ -18,6 +20,7 @@ use crate::issuers::Issuers;
 use crate::listen::{Gate, PeerInfo};
 use crate::reply::Reply as _;
 use crate::roster::Roster;
+use crate::schedules::Schedules;
 use crate::sessions::Sessions;
 use crate::stats::Limit;
 use muster_proto::limits;
@@ -35,6 +38,7 @@ use tonic::{Request, Response, Status, Streaming};
 #[derive(Clone)]
 pub struct OperatorDoor {
     engine: Engine,
+    schedules: Schedules,
     sessions: Sessions,
     roster: Roster,
     store: Store,
@@ -53,7 +57,7 @@ impl OperatorDoor {
     /// A door into these jobs and agents. Streams end when `stop` is cancelled.
     pub fn new(
         engine: Engine,
-        sessions: Sessions,
+        schedules: Schedules,
         roster: Roster,
         issuers: Arc<Issuers>,
         listeners: Arc<[(&'static str, Arc<Gate>)]>,
@@ -61,8 +65,20 @@ impl OperatorDoor {
         stop: CancellationToken,
     ) -> Result<Self, SealError> {
         let trust = OperatorTrust::new(issuers.cluster(), issuers.operator_ca().clone())?;
-        let (store, streams) = (engine.store().clone(), Arc::default());
-        Ok(Self { engine, sessions, roster, store, issuers, trust, listeners, enrolment_port, stop, streams })
+        let (store, sessions, streams) = (engine.store().clone(), roster.sessions().clone(), Arc::default());
+        Ok(Self {
+            engine,
+            schedules,
+            sessions,
+            roster,
+            store,
+            issuers,
+            trust,
+            listeners,
+            enrolment_port,
+            stop,
+            streams,
+        })
     }
 
     /// The service with its limits, and beside it gRPC health and reflection: on no other listener.
@@ -137,6 +153,11 @@ impl wire::operator_server::Operator for OperatorDoor {
     async fn who_am_i(&self, request: Request<wire::WhoAmIRequest>) -> Answer<wire::WhoAmIReply> {
         let operator = self.caller(&request).await?;
         people::who_am_i(self, &operator).map(Response::new)
+    }
+
+    async fn plan_ping(&self, request: Request<wire::PlanPingRequest>) -> Answer<wire::PlanPingReply> {
+        self.caller(&request).await?;
+        ping::plan(self, request.into_inner()).map(Response::new)
     }
 
     async fn plan(&self, request: Request<wire::PlanRequest>) -> Answer<wire::PlanReply> {
@@ -248,5 +269,28 @@ impl wire::operator_server::Operator for OperatorDoor {
         // As for `follow`.
         self.caller(&request).await?;
         Ok(Response::new(audit::read(self, stop, request.into_inner())))
+    }
+
+    async fn schedule_ping(&self, request: Request<wire::SchedulePingRequest>) -> Answer<wire::SchedulePingReply> {
+        let operator = self.caller(&request).await?;
+        schedules::make(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_schedules(&self, request: Request<wire::ListSchedulesRequest>) -> Answer<wire::ListSchedulesReply> {
+        self.caller(&request).await?;
+        schedules::list(self).await.map(Response::new)
+    }
+
+    async fn remove_schedule(
+        &self,
+        request: Request<wire::RemoveScheduleRequest>,
+    ) -> Answer<wire::RemoveScheduleReply> {
+        let operator = self.caller(&request).await?;
+        schedules::remove(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn ping_status(&self, request: Request<wire::PingStatusRequest>) -> Answer<wire::PingStatusReply> {
+        self.caller(&request).await?;
+        schedules::status(self, request.into_inner()).await.map(Response::new)
     }
 }

@@ -5,12 +5,13 @@
 
 use crate::engine::EngineError;
 use crate::issuers::{IssueError, RequestError};
-use muster_core::target::SelectionError;
+use crate::schedules::{MakeError, StandingsError};
+use muster_core::target::{PingPlanError, SelectionError};
 use muster_proto::seal::SealError;
 use muster_proto::wire::WireError;
 use muster_store::{
     AcceptError, AgentError, ApproveError, BlobError, EnrolError, LoginError, OperatorError, PendingError,
-    ResolveError, StoreError,
+    ResolveError, ScheduleError, StoreError,
 };
 use tonic::{Code, Status};
 use tracing::error;
@@ -28,6 +29,12 @@ impl Reply for WireError {
 }
 
 impl Reply for SelectionError {
+    fn reply(self) -> Status {
+        Status::invalid_argument(self.to_string())
+    }
+}
+
+impl Reply for PingPlanError {
     fn reply(self) -> Status {
         Status::invalid_argument(self.to_string())
     }
@@ -157,6 +164,37 @@ impl Reply for LoginError {
     fn reply(self) -> Status {
         match self {
             Self::CodeInvalid => Status::permission_denied(self.to_string()),
+            Self::Store(error) => error.reply(),
+        }
+    }
+}
+
+impl Reply for ScheduleError {
+    fn reply(self) -> Status {
+        match self {
+            Self::Exists(_) => Status::already_exists(self.to_string()),
+            Self::Unknown(_) => Status::not_found(self.to_string()),
+            Self::TooMany => Status::failed_precondition(self.to_string()),
+            Self::Store(error) => error.reply(),
+        }
+    }
+}
+
+impl Reply for MakeError {
+    fn reply(self) -> Status {
+        match self {
+            Self::Every | Self::Endless | Self::Long(_) | Self::Pairs(_) => Status::invalid_argument(self.to_string()),
+            Self::Plan(error) => error.reply(),
+            Self::Schedule(error) => error.reply(),
+        }
+    }
+}
+
+impl Reply for StandingsError {
+    fn reply(self) -> Status {
+        match self {
+            Self::Unknown(error) => error.reply(),
+            Self::TooMany(_) => Status::invalid_argument(self.to_string()),
             Self::Store(error) => error.reply(),
         }
     }

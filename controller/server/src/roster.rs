@@ -3,11 +3,12 @@
 use crate::sessions::Sessions;
 use bytes::Bytes;
 use muster_core::fleet::{Fleet, Member};
-use muster_core::target::{Selection, SelectionError};
+use muster_core::target::{PingPlanError, PlannedPings, Selection, SelectionError, pings};
 use muster_proto::fleet::{AgentInfo, ClockOffset, Facts, Labels, Party};
 use muster_proto::id::AgentId;
 use muster_proto::job::Target;
 use muster_proto::name::HostName;
+use muster_proto::ping::PingSelection;
 use muster_proto::time::Timestamp;
 use muster_store::{AgentRecord, Store, StoreError};
 use std::collections::HashMap;
@@ -43,6 +44,11 @@ impl Roster {
             roster.add(record);
         }
         Ok(roster)
+    }
+
+    /// The sessions of its agents.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 
     // No code that can panic runs under the lock, so that a poisoned one holds whole values.
@@ -144,6 +150,17 @@ impl Roster {
     pub fn resolve(&self, selection: &Selection) -> Result<(Vec<Target>, usize), SelectionError> {
         let inner = self.read();
         Ok((selection.resolve(&inner.fleet)?, inner.fleet.len()))
+    }
+
+    /// Who is pinged from where, over the agents that can be targets.
+    pub fn pings(&self, selection: &PingSelection) -> Result<PlannedPings, PingPlanError> {
+        pings(selection, &self.read().fleet)
+    }
+
+    /// Whether each of these agents can be a target and has the name that stands with it.
+    pub fn bear_these_names<'a>(&self, agents: impl Iterator<Item = (AgentId, &'a str)>) -> bool {
+        let inner = self.read();
+        { agents }.all(|(id, name)| inner.fleet.by_id(id).is_some_and(|member| member.name.as_str() == name))
     }
 
     /// All agents that can be targets, in natural order.

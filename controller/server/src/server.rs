@@ -8,8 +8,10 @@ use crate::files::Staged;
 use crate::issuers::{IssueError, Issuers, IssuersError, Validity};
 use crate::listen::{Gate, Listener, Role};
 use crate::operators::OperatorDoor;
+use crate::ping::Prober;
 use crate::retention;
 use crate::roster::Roster;
+use crate::schedules::Schedules;
 use crate::sessions::Sessions;
 use crate::settings::{Settings, StateDir};
 use crate::stats::Stats;
@@ -59,7 +61,9 @@ pub struct Server {
     issuers: Arc<Issuers>,
     sessions: Sessions,
     roster: Roster,
+    prober: Prober,
     engine: Engine,
+    schedules: Schedules,
     stats: Arc<Stats>,
     doors: Vec<Door>,
     addresses: Addresses,
@@ -103,9 +107,11 @@ impl Server {
         let roster = Roster::load(&store, sessions.clone()).await?;
         // Jobs that go on are there before the first agent comes back.
         let stats = Arc::new(Stats::default());
-        let engine = Engine::start(store.clone(), sessions.clone(), Arc::clone(&stats)).await?;
+        let prober = Prober::new(sessions.clone(), roster.clone(), Arc::clone(&stats));
+        let engine = Engine::start(store.clone(), sessions.clone(), prober.clone(), Arc::clone(&stats)).await?;
+        let schedules = Schedules::start(store.clone(), roster.clone(), prober.clone(), Arc::clone(&stats)).await?;
         write_addresses(&state.addresses(), &addresses)?;
-        Ok(Self { settings, store, issuers, sessions, roster, engine, stats, doors, addresses, lock })
+        Ok(Self { settings, store, issuers, sessions, roster, prober, engine, schedules, stats, doors, addresses, lock })
     }
 
     /// Where it listens.
@@ -141,6 +147,7 @@ impl Server {
             tracing::warn!("some connections did not end in time");
         }
         self.engine.stop();
+        self.schedules.stop().await;
         upkeep.abort();
         keeping.abort();
         self.store.close().await;
@@ -154,6 +161,7 @@ impl Server {
     fn services(&self, stop: &CancellationToken) -> Result<[Routes; 3], RunError> {
         let agents = AgentDoor {
             engine: self.engine.clone(),
+            prober: self.prober.clone(),
             sessions: self.sessions.clone(),
             roster: self.roster.clone(),
             store: self.store.clone(),
@@ -163,7 +171,7 @@ impl Server {
         };
         let operators = OperatorDoor::new(
             self.engine.clone(),
-            self.sessions.clone(),
+            self.schedules.clone(),
             self.roster.clone(),
             Arc::clone(&self.issuers),
             self.doors.iter().map(|door| (door.name, Arc::clone(&door.gate))).collect(),

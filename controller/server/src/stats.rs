@@ -45,6 +45,16 @@ pub struct Stats {
     pub pruned_jobs: Counter,
     /// When old jobs were last looked for: Unix time in seconds, 0 if never.
     pub pruned_at: Gauge,
+    /// Pings at work, and rounds of those that are repeated.
+    pub looks: Gauge,
+    /// Probes that were answered, of targets that have ended.
+    pub probes_answered: Counter,
+    /// Probes that were not.
+    pub probes_lost: Counter,
+    /// Replies to our own probes that the kernel dropped since we were too slow.
+    pub replies_dropped: Counter,
+    /// Samples of probes that were dropped since nobody took them in time; the figures at the end hold them.
+    pub samples_dropped: Counter,
     /// Bytes that are free on the disk with the state.
     pub disk_free: Gauge,
     /// 1 while that is too little.
@@ -69,6 +79,11 @@ impl Default for Stats {
             followers: Gauge::default(),
             pruned_jobs: Counter::default(),
             pruned_at: Gauge::default(),
+            looks: Gauge::default(),
+            probes_answered: Counter::default(),
+            probes_lost: Counter::default(),
+            replies_dropped: Counter::default(),
+            samples_dropped: Counter::default(),
             disk_free: Gauge::default(),
             disk_low: Gauge::default(),
             last: Mutex::default(),
@@ -236,6 +251,8 @@ kinds! {
         Offset = "offset";
         /// More output than was signed.
         Limit = "limit";
+        /// What cannot have been seen by a ping, or was not asked.
+        Probe = "probe";
     }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! Opening a store looks at what can be looked at at once ([`crate::Store::open`]). This reads every byte: the database's
 //! own structure, each job's list against its signed root, its events one by one against each other and against where
-//! the job says it stands, their output, stdin and scripts against their digests, and the audit chain.
+//! the job says it stands, their output, stdin and scripts against their digests, what schedules found, and the audit
+//! chain.
 
 use crate::events::blocking;
 use crate::jobs::{job_of, unsigned};
 use crate::{AuditError, OpenError, Store, StoreError, StoredJob};
 use muster_proto::event::{Event, EventKind};
 use muster_proto::id::JobId;
-use muster_proto::job::{JobState, target_tree};
+use muster_proto::job::JobState;
 use muster_proto::outcome::Counts;
 use sha2::{Digest as _, Sha256};
 use sqlx::Row as _;
@@ -84,6 +85,7 @@ impl Store {
         for error in [self.agents().await.err(), self.operators().await.err()].into_iter().flatten() {
             report.add(error.to_string());
         }
+        self.look_at_schedules().await?.into_iter().for_each(|finding| report.add(finding));
         match self.verify_audit().await {
             Ok(records) => report.audit = records,
             Err(error @ AuditError::Altered { .. }) => report.add(error.to_string()),
@@ -116,7 +118,7 @@ impl Store {
             report.add(format!("job {job}: what was signed is missing"));
             return Ok(());
         };
-        let root = target_tree(&stored.targets).map(|tree| tree.root());
+        let root = stored.targets.tree().map(|tree| tree.root());
         if root != Some(stored.spec.targets.root) || stored.spec.targets != stored.summary.targets {
             report.add(format!("job {job}: its list is not the one that was signed"));
         }
@@ -192,7 +194,7 @@ struct Story {
 
 impl Story {
     fn of(stored: &StoredJob) -> Self {
-        let finished = vec![false; stored.targets.len()];
+        let finished = vec![false; stored.targets.count()];
         Self { job: stored.spec.job, seq: 0, finished, counts: Counts::default(), done: false }
     }
 

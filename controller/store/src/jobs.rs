@@ -9,7 +9,7 @@ use bytes::Bytes;
 use muster_proto::audit::AuditEntry;
 use muster_proto::event::Event;
 use muster_proto::id::JobId;
-use muster_proto::job::{JobList, JobSpec, JobState, JobSummary, SignedJob, Target, TargetsDigest};
+use muster_proto::job::{JobList, JobSpec, JobState, JobSummary, SignedJob, TargetList, TargetsDigest};
 use muster_proto::limits;
 use muster_proto::outcome::Counts;
 use muster_proto::time::Timestamp;
@@ -30,7 +30,7 @@ pub struct NewJob {
     /// What was signed, as it came.
     pub signed: SignedJob,
     /// The frozen list, in its order.
-    pub targets: Vec<Target>,
+    pub targets: TargetList,
     /// Its first events, from `seq` 1.
     pub events: Vec<Event>,
     /// Who submitted it.
@@ -45,7 +45,7 @@ pub struct StoredJob {
     /// What was signed, as it came.
     pub signed: SignedJob,
     /// The frozen list, in its order.
-    pub targets: Arc<[Target]>,
+    pub targets: TargetList,
     /// Where it stands.
     pub summary: JobSummary,
     /// `seq` of its last event.
@@ -87,7 +87,7 @@ impl Store {
         if job.events.first().is_some_and(|event| event.seq != 1) {
             return Err(StoreError::Conflict(job.spec.job).into());
         }
-        let blobs = job.spec.command().blobs().map(|blob| (blob.digest, self.inner.blobs.path(&blob.digest)));
+        let blobs = job.spec.work.blobs().map(|blob| (blob.digest, self.inner.blobs.path(&blob.digest)));
         self.inner.writer.write(Accept { blobs: blobs.collect(), job, entries }).await
     }
 
@@ -128,7 +128,7 @@ impl Store {
         Ok(Some(StoredJob {
             spec: JobSpec::decode(&signed.payload).map_err(|_| damaged())?,
             signed,
-            targets: record::targets_of(bytes("list")?).ok_or_else(damaged)?.into(),
+            targets: record::targets_of(bytes("list")?).ok_or_else(damaged)?,
             summary: summary_of(&row)?,
             last_seq: unsigned(&row, "last_seq")?,
         }))
@@ -201,14 +201,13 @@ impl Change for Accept {
         if inserted.rows_affected() == 0 {
             return Err(AcceptError::Duplicate);
         }
-        let program = &spec.command().program;
         let sql = "INSERT INTO job_specs (job, operator, title, argv, root, payload, signature, certificate, targets) \
                    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
         sqlx::query(sql)
             .bind(&spec.job.as_bytes()[..])
             .bind(spec.operator.as_str())
-            .bind(program.title())
-            .bind(record::words_to_bytes(program.words(limits::ARGV_LISTED_BYTES_MAX)))
+            .bind(spec.work.title())
+            .bind(record::words_to_bytes(spec.work.words(limits::ARGV_LISTED_BYTES_MAX)))
             .bind(&spec.targets.root[..])
             .bind(&sealed.payload[..])
             .bind(&sealed.signature[..])

@@ -22,6 +22,7 @@ mod operators;
 mod output;
 mod record;
 mod retention;
+mod schedules;
 mod sessions;
 mod writer;
 
@@ -36,6 +37,7 @@ pub use muster_proto::audit::AuditEntry;
 pub use nonce::Keep;
 pub use operators::{LoginError, NewOperator, OperatorError};
 pub use retention::{Pruned, Retention, Size};
+pub use schedules::{NewSchedule, Replace, Round, ScheduleError};
 pub use sessions::{Confirmed, OpenSession, Opened, ResolveError, RolledBack};
 
 use blobs::Blobs;

@@ -5,19 +5,24 @@
 //! refuses: a store is never read by an older version (`OpenError::Newer`), so that only damage can look like this.
 
 mod fleet;
+mod ping;
+mod schedule;
 
 pub(crate) use fleet::{
     Parted, facts_of, facts_to_bytes, labels_of, labels_to_bytes, party_of, party_to_bytes, quarantine_of,
     quarantine_to_bytes,
 };
+pub(crate) use schedule::{interval_of, interval_to_bytes, schedule_of, schedule_to_bytes};
 
 use crate::StoreError;
 use crate::output::Place;
 use bytes::{BufMut as _, Bytes};
 use muster_proto::event::{Event, EventKind, Stream};
-use muster_proto::job::{JobState, Target};
+use muster_proto::job::{JobState, Target, TargetList};
 use muster_proto::outcome::{Counts, Outcome, State};
+use muster_proto::ping::PingHost;
 use muster_proto::time::Timestamp;
+use ping::{PingHostRecord, ReportRecord, SampleRecord};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
@@ -131,7 +136,7 @@ pub(crate) fn unpack(first_seq: u64, mut body: Bytes) -> impl Iterator<Item = Re
 struct EventRecord {
     #[prost(int64, tag = "1")]
     time_ms: i64,
-    #[prost(oneof = "Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     kind: Option<Kind>,
 }
 
@@ -155,6 +160,8 @@ enum Kind {
     Cancelling(String),
     #[prost(message, tag = "10")]
     Done(CountsRecord),
+    #[prost(message, tag = "11")]
+    Probed(SampleRecord),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -216,6 +223,8 @@ struct FinishedRecord {
     reason: Option<String>,
     #[prost(uint64, optional, tag = "6")]
     duration_ns: Option<u64>,
+    #[prost(message, optional, tag = "7")]
+    ping: Option<ReportRecord>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -259,9 +268,14 @@ impl EventRecord {
                     signal: byte(it.signal)?,
                     reason: it.reason,
                     duration: it.duration_ns.map(Duration::from_nanos),
+                    ping: match it.ping {
+                        Some(report) => Some(Box::new(report.read()?)),
+                        None => None,
+                    },
                 };
                 EventKind::Finished { target: it.target, outcome }
             }
+            Kind::Probed(it) => EventKind::Probed { target: it.target, sample: it.read()? },
             Kind::Cancelling(operator) => EventKind::Cancelling { operator: operator.parse().ok()? },
             Kind::Done(it) => EventKind::Done { counts: it.read()? },
         };
@@ -298,7 +312,9 @@ impl Kind {
                 signal: outcome.signal.map(u32::from),
                 reason: outcome.reason.clone(),
                 duration_ns: outcome.duration.map(|span| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)),
+                ping: outcome.ping.as_deref().map(ReportRecord::of),
             }),
+            EventKind::Probed { target, sample } => Self::Probed(SampleRecord::of(*target, sample)),
             EventKind::Cancelling { operator } => Self::Cancelling(operator.to_string()),
             EventKind::Done { counts } => Self::Done(CountsRecord::of(counts)),
         }
@@ -362,10 +378,17 @@ pub(crate) fn job_state_of(word: &str) -> Option<JobState> {
     [Queued, Active, Paused, Cancelling, Done].into_iter().find(|state| state.as_str() == word)
 }
 
+/// The agents of a command; or of a ping the agents that look, the hosts, and who looks at which.
 #[derive(Clone, PartialEq, prost::Message)]
 struct TargetsRecord {
     #[prost(message, repeated, tag = "1")]
-    targets: Vec<TargetRecord>,
+    agents: Vec<TargetRecord>,
+    #[prost(message, repeated, tag = "2")]
+    hosts: Vec<PingHostRecord>,
+    #[prost(uint32, repeated, tag = "3")]
+    from: Vec<u32>,
+    #[prost(uint32, repeated, tag = "4")]
+    to: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -376,19 +399,39 @@ struct TargetRecord {
     name: String,
 }
 
+impl TargetRecord {
+    fn of(target: &Target) -> Self {
+        Self { agent: Bytes::copy_from_slice(target.agent.as_bytes()), name: target.name.to_string() }
+    }
+
+    fn read(self) -> Option<Target> {
+        Some(Target { agent: (&self.agent[..]).try_into().ok()?, name: self.name.parse().ok()? })
+    }
+}
+
 /// How a frozen list is stored.
-pub(crate) fn targets_to_bytes(targets: &[Target]) -> Vec<u8> {
-    let record = |target: &Target| TargetRecord {
-        agent: Bytes::copy_from_slice(target.agent.as_bytes()),
-        name: target.name.to_string(),
+pub(crate) fn targets_to_bytes(targets: &TargetList) -> Vec<u8> {
+    let records = |targets: &[Target]| targets.iter().map(TargetRecord::of).collect();
+    let record = match targets {
+        TargetList::Agents(targets) => TargetsRecord { agents: records(targets), ..TargetsRecord::default() },
+        TargetList::Pings(list) => {
+            let (from, to) = ping::pairs_to_numbers(list);
+            let hosts = list.hosts().iter().map(PingHostRecord::of).collect();
+            TargetsRecord { agents: records(list.vantages()), hosts, from, to }
+        }
     };
-    TargetsRecord { targets: targets.iter().map(record).collect() }.encode_to_vec()
+    record.encode_to_vec()
 }
 
 /// Reads [`targets_to_bytes`]; `None` is damage.
-pub(crate) fn targets_of(bytes: Bytes) -> Option<Vec<Target>> {
-    let read = |it: TargetRecord| Some(Target { agent: (&it.agent[..]).try_into().ok()?, name: it.name.parse().ok()? });
-    TargetsRecord::decode(bytes).ok()?.targets.into_iter().map(read).collect()
+pub(crate) fn targets_of(bytes: Bytes) -> Option<TargetList> {
+    let TargetsRecord { agents, hosts, from, to } = TargetsRecord::decode(bytes).ok()?;
+    let agents = agents.into_iter().map(TargetRecord::read).collect::<Option<Vec<_>>>()?;
+    if hosts.is_empty() {
+        return Some(TargetList::Agents(agents.into()));
+    }
+    let hosts = hosts.into_iter().map(PingHostRecord::read).collect::<Option<Vec<PingHost>>>()?;
+    Some(TargetList::Pings(ping::list_of(agents, hosts, from, to)?.into()))
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

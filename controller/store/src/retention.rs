@@ -1,4 +1,4 @@
-//! What is forgotten, and how: jobs that are done, oldest first, with all that is theirs.
+//! What is forgotten, and how: jobs that are done, oldest first, with all that is theirs, and what schedules found.
 //!
 //! A job goes in steps, so that nobody who writes waits long and a crash between any two leaves only what the next prune
 //! takes up: its row becomes a tombstone (from then on nobody finds it), then its events go a few at a time, then its
@@ -34,7 +34,7 @@ const ORPHAN_AGE: Duration = Duration::from_hours(1);
 /// What is kept of the jobs that are done. By default everything; each limit counts by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Retention {
-    /// Since they were done.
+    /// Since they were done. What schedules found is kept as long.
     pub age: Option<Duration>,
     /// So many jobs in all, those included that are not done.
     pub jobs: Option<u64>,
@@ -99,6 +99,7 @@ impl Store {
         }
         self.sweep_outputs(now).await?;
         self.sweep_blobs(&blobs, now).await?;
+        self.sweep_pings(keep.age.map(|age| before(now, age))).await?;
         while self.inner.writer.write(Shrink).await? {}
         Ok(pruned)
     }

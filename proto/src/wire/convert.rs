@@ -5,6 +5,8 @@ mod fleet;
 mod job;
 mod link;
 mod ops;
+mod ping;
+mod schedule;
 
 pub use fleet::{labels_of, labels_to_wire};
 
@@ -54,6 +56,11 @@ fn parsed<T: std::str::FromStr>(text: &str, field: &'static str) -> Result<T, Wi
 /// Durations on the wire are milliseconds; what does not fit saturates.
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What does not fit saturates.
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn bytes_of(bytes: &[u8]) -> bytes::Bytes {

@@ -138,21 +138,45 @@ pub struct Blob {
     #[prost(uint64, tag = "2")]
     pub size: u64,
 }
-/// ICMP echo requests from agents or from the controller to addresses.
+/// A look at hosts: is it there, and from where is it not?
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Probe {
-    /// Echo requests to each target: 1 to 1,000,000.
+    #[prost(enumeration = "PingWay", tag = "1")]
+    pub way: i32,
+    #[prost(enumeration = "PingFamily", tag = "2")]
+    pub family: i32,
+    #[prost(enumeration = "PingDetail", tag = "3")]
+    pub detail: i32,
+    #[prost(message, optional, tag = "4")]
+    pub probes: ::core::option::Option<Probes>,
+}
+/// ICMP echo requests to one target.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Probes {
+    /// How many, at most 1,000,000; 0 goes on until the job is cancelled.
     #[prost(uint32, tag = "1")]
     pub count: u32,
-    /// Time between two requests to a target: milliseconds.
+    /// From one to the next: microseconds, as the times below.
     #[prost(uint64, tag = "2")]
-    pub period_ms: u64,
-    /// Wait for a reply: milliseconds.
+    pub period_us: u64,
+    /// Wait for a reply.
     #[prost(uint64, tag = "3")]
-    pub timeout_ms: u64,
-    /// Payload: bytes, at most 65,000.
+    pub timeout_us: u64,
+    /// Repetitions of one without a reply.
     #[prost(uint32, tag = "4")]
+    pub retries: u32,
+    /// Payload: bytes.
+    #[prost(uint32, tag = "5")]
     pub size: u32,
+    /// Hops; 0 is the system's.
+    #[prost(uint32, tag = "6")]
+    pub ttl: u32,
+    /// As IP_TOS.
+    #[prost(uint32, tag = "7")]
+    pub tos: u32,
+    /// Packets a second over all targets; 0 is as fast as possible.
+    #[prost(uint32, tag = "8")]
+    pub rate: u32,
 }
 /// Read-only facts of a host against what is expected of them.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -160,25 +184,6 @@ pub struct Check {
     /// The check file, verbatim.
     #[prost(message, optional, tag = "1")]
     pub file: ::core::option::Option<Blob>,
-}
-/// One entry of the frozen target list. Leaves of the tree are domain-separated by kind.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Target {
-    #[prost(oneof = "target::Kind", tags = "1, 2, 3")]
-    pub kind: ::core::option::Option<target::Kind>,
-}
-/// Nested message and enum types in `Target`.
-pub mod target {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    pub enum Kind {
-        #[prost(message, tag = "1")]
-        Agent(super::AgentTarget),
-        /// An address that needs no agent, in text form.
-        #[prost(string, tag = "2")]
-        Address(::prost::alloc::string::String),
-        #[prost(message, tag = "3")]
-        Pair(super::PairTarget),
-    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AgentTarget {
@@ -189,13 +194,29 @@ pub struct AgentTarget {
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
 }
-/// An agent that looks at an address.
+/// The frozen target list of a ping: pairs of who looks and at what.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PingList {
+    /// Agents that look.
+    #[prost(message, repeated, tag = "1")]
+    pub vantages: ::prost::alloc::vec::Vec<AgentTarget>,
+    #[prost(message, repeated, tag = "2")]
+    pub hosts: ::prost::alloc::vec::Vec<PingHost>,
+    /// The pairs in order: place in `vantages` plus 1, or 0 for the controller; and place in `hosts`. Both are empty where
+    /// the controller looks at each host once, in their order.
+    #[prost(uint32, repeated, tag = "3")]
+    pub from: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint32, repeated, tag = "4")]
+    pub to: ::prost::alloc::vec::Vec<u32>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct PairTarget {
-    #[prost(message, optional, tag = "1")]
-    pub from: ::core::option::Option<AgentTarget>,
-    #[prost(string, tag = "2")]
-    pub address: ::prost::alloc::string::String,
+pub struct PingHost {
+    /// A name, an address, or an IPv6 address with a zone.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The agent that bears the name: 16 bytes; empty if none does.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub agent: ::prost::bytes::Bytes,
 }
 /// A payload with the proof that an operator meant it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -209,6 +230,107 @@ pub struct SignedJob {
     /// The operator's certificate, DER: at most 4 KiB.
     #[prost(bytes = "bytes", tag = "3")]
     pub certificate: ::prost::bytes::Bytes,
+}
+/// How the controller looks at a host; agents look by ICMP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PingWay {
+    Unspecified = 0,
+    /// By ICMP, and over the link of the host's agent.
+    Both = 1,
+    Icmp = 2,
+    Link = 3,
+}
+impl PingWay {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PING_WAY_UNSPECIFIED",
+            Self::Both => "PING_WAY_BOTH",
+            Self::Icmp => "PING_WAY_ICMP",
+            Self::Link => "PING_WAY_LINK",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PING_WAY_UNSPECIFIED" => Some(Self::Unspecified),
+            "PING_WAY_BOTH" => Some(Self::Both),
+            "PING_WAY_ICMP" => Some(Self::Icmp),
+            "PING_WAY_LINK" => Some(Self::Link),
+            _ => None,
+        }
+    }
+}
+/// Which address of a name is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PingFamily {
+    Unspecified = 0,
+    Any = 1,
+    V4 = 2,
+    V6 = 3,
+}
+impl PingFamily {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PING_FAMILY_UNSPECIFIED",
+            Self::Any => "PING_FAMILY_ANY",
+            Self::V4 => "PING_FAMILY_V4",
+            Self::V6 => "PING_FAMILY_V6",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PING_FAMILY_UNSPECIFIED" => Some(Self::Unspecified),
+            "PING_FAMILY_ANY" => Some(Self::Any),
+            "PING_FAMILY_V4" => Some(Self::V4),
+            "PING_FAMILY_V6" => Some(Self::V6),
+            _ => None,
+        }
+    }
+}
+/// What is told of a target before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PingDetail {
+    Unspecified = 0,
+    Ends = 1,
+    /// The first probe, and each that differs from the one before in whether it was answered.
+    Changes = 2,
+    Each = 3,
+}
+impl PingDetail {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PING_DETAIL_UNSPECIFIED",
+            Self::Ends => "PING_DETAIL_ENDS",
+            Self::Changes => "PING_DETAIL_CHANGES",
+            Self::Each => "PING_DETAIL_EACH",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PING_DETAIL_UNSPECIFIED" => Some(Self::Unspecified),
+            "PING_DETAIL_ENDS" => Some(Self::Ends),
+            "PING_DETAIL_CHANGES" => Some(Self::Changes),
+            "PING_DETAIL_EACH" => Some(Self::Each),
+            _ => None,
+        }
+    }
 }
 /// Whatever is ready travels together: at most 256 messages or 256 KiB.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -225,7 +347,7 @@ pub struct ToAgent {
 pub struct AgentMessage {
     #[prost(
         oneof = "agent_message::Kind",
-        tags = "1, 2, 3, 4, 10, 11, 12, 13, 14, 15, 16"
+        tags = "1, 2, 3, 4, 10, 11, 12, 13, 14, 15, 16, 20, 21"
     )]
     pub kind: ::core::option::Option<agent_message::Kind>,
 }
@@ -255,13 +377,17 @@ pub mod agent_message {
         Exited(super::Exited),
         #[prost(message, tag = "16")]
         Never(super::Never),
+        #[prost(message, tag = "20")]
+        Echo(super::Echo),
+        #[prost(message, tag = "21")]
+        Probed(super::Probed),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ControllerMessage {
     #[prost(
         oneof = "controller_message::Kind",
-        tags = "1, 10, 11, 12, 13, 14, 20, 21, 22"
+        tags = "1, 10, 11, 12, 13, 14, 20, 21, 22, 30, 31, 32"
     )]
     pub kind: ::core::option::Option<controller_message::Kind>,
 }
@@ -287,6 +413,12 @@ pub mod controller_message {
         Refused(super::Refused),
         #[prost(message, tag = "22")]
         Renewed(super::Renewed),
+        #[prost(message, tag = "30")]
+        Echo(super::Echo),
+        #[prost(message, tag = "31")]
+        Probe(super::ProbeOrder),
+        #[prost(message, tag = "32")]
+        ProbeStop(super::ProbeStop),
     }
 }
 /// One job on one target, tried once.
@@ -572,6 +704,133 @@ pub struct Renewed {
     /// DER.
     #[prost(bytes = "bytes", tag = "1")]
     pub certificate: ::prost::bytes::Bytes,
+}
+/// Is sent back as it is, at once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Echo {
+    #[prost(uint64, tag = "1")]
+    pub token: u64,
+}
+/// Look at these addresses. Executes nothing and so needs no signature: the agent's own policy and rate bound it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ProbeOrder {
+    /// Names the sweep within the session. Orders with the same number are one sweep; only the first has settings.
+    #[prost(uint64, tag = "1")]
+    pub sweep: u64,
+    #[prost(message, optional, tag = "2")]
+    pub probes: ::core::option::Option<Probes>,
+    #[prost(enumeration = "PingDetail", tag = "3")]
+    pub detail: i32,
+    /// At most 1,024; places are counted over all orders of the sweep.
+    #[prost(message, repeated, tag = "4")]
+    pub aims: ::prost::alloc::vec::Vec<ProbeAim>,
+    /// No more follow.
+    #[prost(bool, tag = "5")]
+    pub last: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProbeAim {
+    /// 4 or 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub address: ::prost::bytes::Bytes,
+    /// Name of the interface, for a link-local address.
+    #[prost(string, tag = "2")]
+    pub zone: ::prost::alloc::string::String,
+}
+/// End the sweep and say what was seen.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProbeStop {
+    #[prost(uint64, tag = "1")]
+    pub sweep: u64,
+}
+/// What a sweep has seen since the last of these.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Probed {
+    #[prost(uint64, tag = "1")]
+    pub sweep: u64,
+    /// At most 1,024.
+    #[prost(message, repeated, tag = "2")]
+    pub findings: ::prost::alloc::vec::Vec<ProbeFinding>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProbeFinding {
+    /// Place among the addresses of the sweep, from 0.
+    #[prost(uint32, tag = "1")]
+    pub place: u32,
+    #[prost(oneof = "probe_finding::Kind", tags = "2, 3")]
+    pub kind: ::core::option::Option<probe_finding::Kind>,
+}
+/// Nested message and enum types in `ProbeFinding`.
+pub mod probe_finding {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "2")]
+        Sample(super::ProbeSample),
+        #[prost(message, tag = "3")]
+        End(super::ProbeEnd),
+    }
+}
+/// One probe: the round trip, or why there is none.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProbeSample {
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    #[prost(uint64, optional, tag = "2")]
+    pub rtt_ns: ::core::option::Option<u64>,
+    #[prost(message, optional, tag = "3")]
+    pub failure: ::core::option::Option<ProbeFailure>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProbeEnd {
+    #[prost(message, optional, tag = "1")]
+    pub tally: ::core::option::Option<Tally>,
+    #[prost(message, optional, tag = "2")]
+    pub failure: ::core::option::Option<ProbeFailure>,
+}
+/// Why a probe has no answer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProbeFailure {
+    /// Place in the list of kinds in the vocabulary (ping/failure.rs), which only ever grows at its end.
+    #[prost(uint32, tag = "1")]
+    pub kind: u32,
+    /// Who said so: 4 or 16 bytes; empty where the prober knew by itself.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub from: ::prost::bytes::Bytes,
+}
+/// Of all probes of one target by one way.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Tally {
+    #[prost(uint32, tag = "1")]
+    pub sent: u32,
+    #[prost(uint32, tag = "2")]
+    pub received: u32,
+    #[prost(uint32, tag = "3")]
+    pub duplicates: u32,
+    #[prost(uint32, tag = "4")]
+    pub late: u32,
+    #[prost(uint32, tag = "5")]
+    pub damaged: u32,
+    /// Of round trips in nanoseconds; not set where none was answered.
+    #[prost(message, optional, tag = "6")]
+    pub rtt: ::core::option::Option<Rtt>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Rtt {
+    #[prost(uint64, tag = "1")]
+    pub min: u64,
+    #[prost(uint64, tag = "2")]
+    pub mean: u64,
+    #[prost(uint64, tag = "3")]
+    pub max: u64,
+    #[prost(uint64, tag = "4")]
+    pub median: u64,
+    #[prost(uint64, tag = "5")]
+    pub p95: u64,
+    #[prost(uint64, tag = "6")]
+    pub p99: u64,
+    /// RFC 3550.
+    #[prost(uint64, tag = "7")]
+    pub jitter: u64,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1464,13 +1723,50 @@ pub struct PlannedTarget {
     pub connected: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlanPingRequest {
+    #[prost(message, optional, tag = "1")]
+    pub selection: ::core::option::Option<PingSelection>,
+}
+/// Who is looked at, and from where.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PingSelection {
+    /// Agents by expression; a name that no agent bears is taken as a host without one. `names` is not used.
+    #[prost(message, optional, tag = "1")]
+    pub agents: ::core::option::Option<Selection>,
+    /// Names, ranges and addresses, of agents or not.
+    #[prost(string, repeated, tag = "2")]
+    pub hosts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Networks whose every address is meant, but for the network's own two.
+    #[prost(string, repeated, tag = "3")]
+    pub networks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Agents that look as well; not set is none.
+    #[prost(message, optional, tag = "4")]
+    pub from: ::core::option::Option<Selection>,
+    /// The controller itself does not look.
+    #[prost(bool, tag = "5")]
+    pub without_controller: bool,
+    /// Each host is looked at by so many of the agents that look; 0 is by all.
+    #[prost(uint32, tag = "6")]
+    pub sample: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlanPingReply {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub cluster: ::prost::bytes::Bytes,
+    #[prost(message, optional, tag = "2")]
+    pub list: ::core::option::Option<PingList>,
+    /// What was left out, and why: a line each.
+    #[prost(string, repeated, tag = "3")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SubmitPart {
     #[prost(oneof = "submit_part::Kind", tags = "1, 2")]
     pub kind: ::core::option::Option<submit_part::Kind>,
 }
 /// Nested message and enum types in `SubmitPart`.
 pub mod submit_part {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Kind {
         #[prost(message, tag = "1")]
         Job(super::SubmitJob),
@@ -1478,13 +1774,16 @@ pub mod submit_part {
         Blob(super::BlobChunk),
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SubmitJob {
     #[prost(message, optional, tag = "1")]
     pub job: ::core::option::Option<SignedJob>,
-    /// Agent ids of the frozen list in order: 16 bytes each, joined.
+    /// Agent ids of the frozen list in order: 16 bytes each, joined. Empty for a ping.
     #[prost(bytes = "bytes", tag = "2")]
     pub agents: ::prost::bytes::Bytes,
+    /// The frozen list of a ping.
+    #[prost(message, optional, tag = "3")]
+    pub pings: ::core::option::Option<PingList>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubmitReply {
@@ -1522,7 +1821,7 @@ pub struct Event {
     /// Place in the frozen target list; not set for events of the job itself.
     #[prost(uint32, optional, tag = "3")]
     pub target: ::core::option::Option<u32>,
-    #[prost(oneof = "event::Kind", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18")]
+    #[prost(oneof = "event::Kind", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
     pub kind: ::core::option::Option<event::Kind>,
 }
 /// Nested message and enum types in `Event`.
@@ -1547,6 +1846,8 @@ pub mod event {
         Cancelling(super::CancellingEvent),
         #[prost(message, tag = "18")]
         Done(super::DoneEvent),
+        #[prost(message, tag = "19")]
+        Probed(super::ProbeSample),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1615,6 +1916,23 @@ pub struct Outcome {
     /// From start to end on the host; not set where nothing ran.
     #[prost(uint64, optional, tag = "5")]
     pub duration_ms: ::core::option::Option<u64>,
+    /// What was measured, of a ping.
+    #[prost(message, optional, tag = "6")]
+    pub ping: ::core::option::Option<PingReport>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PingReport {
+    /// That was probed: 4 or 16 bytes; empty where there was none.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub address: ::prost::bytes::Bytes,
+    #[prost(message, optional, tag = "2")]
+    pub icmp: ::core::option::Option<Tally>,
+    /// Over the link of the host's agent.
+    #[prost(message, optional, tag = "3")]
+    pub link: ::core::option::Option<Tally>,
+    /// Whether the host's agent was connected at the end; not set where it has none.
+    #[prost(bool, optional, tag = "4")]
+    pub connected: ::core::option::Option<bool>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelRequest {
@@ -1704,6 +2022,9 @@ pub struct JobHost {
     /// What the agent reported after the state was final, as one line; empty if nothing.
     #[prost(string, tag = "6")]
     pub late: ::prost::alloc::string::String,
+    /// The agent that looks, of a ping; empty where the controller does.
+    #[prost(string, tag = "7")]
+    pub from: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAgentsRequest {
@@ -2091,6 +2412,136 @@ pub struct AuditRecord {
     #[prost(bytes = "bytes", tag = "6")]
     pub hash: ::prost::bytes::Bytes,
 }
+/// A ping that the controller repeats.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PingSchedule {
+    /// As an operator's name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub selection: ::core::option::Option<PingSelection>,
+    #[prost(message, optional, tag = "3")]
+    pub probe: ::core::option::Option<Probe>,
+    #[prost(uint64, tag = "4")]
+    pub every_ms: u64,
+    /// Set by the controller.
+    #[prost(string, tag = "5")]
+    pub operator: ::prost::alloc::string::String,
+    #[prost(int64, tag = "6")]
+    pub created_at_ms: i64,
+    /// When it last ran; 0 if it has yet to.
+    #[prost(int64, tag = "7")]
+    pub ran_at_ms: i64,
+    /// Pairs in the last round.
+    #[prost(uint32, tag = "8")]
+    pub targets: u32,
+    /// Why the last round did not run; empty if it did.
+    #[prost(string, tag = "9")]
+    pub problem: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SchedulePingRequest {
+    #[prost(message, optional, tag = "1")]
+    pub schedule: ::core::option::Option<PingSchedule>,
+    /// One of this name is replaced; otherwise it is an error.
+    #[prost(bool, tag = "2")]
+    pub replace: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SchedulePingReply {
+    /// Pairs in its first round.
+    #[prost(uint32, tag = "1")]
+    pub targets: u32,
+    #[prost(string, repeated, tag = "2")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSchedulesRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListSchedulesReply {
+    #[prost(message, repeated, tag = "1")]
+    pub schedules: ::prost::alloc::vec::Vec<PingSchedule>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveScheduleRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveScheduleReply {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PingStatusRequest {
+    /// Empty is all schedules.
+    #[prost(string, tag = "1")]
+    pub schedule: ::prost::alloc::string::String,
+    /// Unix time in milliseconds.
+    #[prost(int64, tag = "2")]
+    pub since_ms: i64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PingStatusReply {
+    /// By schedule, then in the order of its list.
+    #[prost(message, repeated, tag = "1")]
+    pub standings: ::prost::alloc::vec::Vec<PingStanding>,
+    /// Since then, oldest first; the newest 10,000.
+    #[prost(message, repeated, tag = "2")]
+    pub changes: ::prost::alloc::vec::Vec<PingChange>,
+}
+/// How one host of a schedule was, seen from one place.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PingStanding {
+    #[prost(string, tag = "1")]
+    pub schedule: ::prost::alloc::string::String,
+    /// Empty: the controller.
+    #[prost(string, tag = "2")]
+    pub from: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub host: ::prost::alloc::string::String,
+    /// Not set before the first answer or loss.
+    #[prost(bool, optional, tag = "4")]
+    pub up: ::core::option::Option<bool>,
+    /// Since when it is so.
+    #[prost(int64, tag = "5")]
+    pub since_ms: i64,
+    /// Why it is down.
+    #[prost(string, tag = "6")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "7")]
+    pub sent: u64,
+    #[prost(uint64, tag = "8")]
+    pub received: u64,
+    /// Of the worst interval of 10 minutes: per mille lost.
+    #[prost(uint32, tag = "9")]
+    pub worst_loss_permille: u32,
+    /// Changes in the time that was asked for.
+    #[prost(uint32, tag = "10")]
+    pub flaps: u32,
+    /// Time up and time known, in the time that was asked for: milliseconds.
+    #[prost(uint64, tag = "11")]
+    pub up_ms: u64,
+    #[prost(uint64, tag = "12")]
+    pub known_ms: u64,
+    /// Mean and longest round trip: nanoseconds; 0 where nothing came back.
+    #[prost(uint64, tag = "13")]
+    pub rtt_mean_ns: u64,
+    #[prost(uint64, tag = "14")]
+    pub rtt_max_ns: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PingChange {
+    #[prost(string, tag = "1")]
+    pub schedule: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub from: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub host: ::prost::alloc::string::String,
+    #[prost(int64, tag = "4")]
+    pub at_ms: i64,
+    #[prost(bool, tag = "5")]
+    pub up: bool,
+    #[prost(string, tag = "6")]
+    pub reason: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum State {
@@ -2299,6 +2750,28 @@ pub mod operator_client {
             let path = http::uri::PathAndQuery::from_static("/muster.v1.Operator/Plan");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Operator", "Plan"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The same for a ping: hosts that need no agent, and who looks at them.
+        pub async fn plan_ping(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PlanPingRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlanPingReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::wire::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.Operator/PlanPing",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.v1.Operator", "PlanPing"));
             self.inner.unary(req, path, codec).await
         }
         /// First part: the signed job and its targets. Then the blobs it names. Returns when all of it is durable.
@@ -2735,6 +3208,104 @@ pub mod operator_client {
                 .insert(GrpcMethod::new("muster.v1.Operator", "ReadAudit"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Pings that the controller repeats.
+        pub async fn schedule_ping(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SchedulePingRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SchedulePingReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::wire::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.Operator/SchedulePing",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.v1.Operator", "SchedulePing"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_schedules(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListSchedulesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSchedulesReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::wire::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.Operator/ListSchedules",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.v1.Operator", "ListSchedules"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn remove_schedule(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveScheduleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveScheduleReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::wire::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.Operator/RemoveSchedule",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.v1.Operator", "RemoveSchedule"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// How the hosts of schedules were.
+        pub async fn ping_status(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PingStatusRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PingStatusReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::wire::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.Operator/PingStatus",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.v1.Operator", "PingStatus"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2759,6 +3330,11 @@ pub mod operator_server {
             &self,
             request: tonic::Request<super::PlanRequest>,
         ) -> std::result::Result<tonic::Response<super::PlanReply>, tonic::Status>;
+        /// The same for a ping: hosts that need no agent, and who looks at them.
+        async fn plan_ping(
+            &self,
+            request: tonic::Request<super::PlanPingRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlanPingReply>, tonic::Status>;
         /// First part: the signed job and its targets. Then the blobs it names. Returns when all of it is durable.
         async fn submit(
             &self,
@@ -2881,6 +3457,33 @@ pub mod operator_server {
             &self,
             request: tonic::Request<super::ReadAuditRequest>,
         ) -> std::result::Result<tonic::Response<Self::ReadAuditStream>, tonic::Status>;
+        /// Pings that the controller repeats.
+        async fn schedule_ping(
+            &self,
+            request: tonic::Request<super::SchedulePingRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SchedulePingReply>,
+            tonic::Status,
+        >;
+        async fn list_schedules(
+            &self,
+            request: tonic::Request<super::ListSchedulesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSchedulesReply>,
+            tonic::Status,
+        >;
+        async fn remove_schedule(
+            &self,
+            request: tonic::Request<super::RemoveScheduleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveScheduleReply>,
+            tonic::Status,
+        >;
+        /// How the hosts of schedules were.
+        async fn ping_status(
+            &self,
+            request: tonic::Request<super::PingStatusRequest>,
+        ) -> std::result::Result<tonic::Response<super::PingStatusReply>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct OperatorServer<T> {
@@ -3029,6 +3632,49 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PlanSvc(inner);
+                        let codec = crate::wire::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Operator/PlanPing" => {
+                    #[allow(non_camel_case_types)]
+                    struct PlanPingSvc<T: Operator>(pub Arc<T>);
+                    impl<T: Operator> tonic::server::UnaryService<super::PlanPingRequest>
+                    for PlanPingSvc<T> {
+                        type Response = super::PlanPingReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PlanPingRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::plan_ping(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PlanPingSvc(inner);
                         let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -3885,6 +4531,186 @@ pub mod operator_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Operator/SchedulePing" => {
+                    #[allow(non_camel_case_types)]
+                    struct SchedulePingSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::UnaryService<super::SchedulePingRequest>
+                    for SchedulePingSvc<T> {
+                        type Response = super::SchedulePingReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SchedulePingRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::schedule_ping(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SchedulePingSvc(inner);
+                        let codec = crate::wire::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Operator/ListSchedules" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSchedulesSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::UnaryService<super::ListSchedulesRequest>
+                    for ListSchedulesSvc<T> {
+                        type Response = super::ListSchedulesReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListSchedulesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::list_schedules(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSchedulesSvc(inner);
+                        let codec = crate::wire::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Operator/RemoveSchedule" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveScheduleSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::UnaryService<super::RemoveScheduleRequest>
+                    for RemoveScheduleSvc<T> {
+                        type Response = super::RemoveScheduleReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveScheduleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::remove_schedule(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveScheduleSvc(inner);
+                        let codec = crate::wire::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Operator/PingStatus" => {
+                    #[allow(non_camel_case_types)]
+                    struct PingStatusSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::UnaryService<super::PingStatusRequest>
+                    for PingStatusSvc<T> {
+                        type Response = super::PingStatusReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PingStatusRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::ping_status(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PingStatusSvc(inner);
+                        let codec = crate::wire::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -38,13 +38,13 @@ struct Args {
     /// What each task writes to stdout
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     output: u64,
-    /// How long each task runs
+    /// How long each task runs, and the round trip of each probe
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     delay: Duration,
     /// Up to so much longer, evenly
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     jitter: Duration,
-    /// The part of tasks that exit with 1, from 0 to 1
+    /// The part of tasks that exit with 1, and of probes without an answer, from 0 to 1
     #[arg(long, value_name = "PART", default_value_t = 0.0, value_parser = part)]
     fail_rate: f64,
     /// Each agent's link is cut after a random time of this mean, again and again

@@ -5,6 +5,7 @@
 //! not looked at.
 
 use super::Shared;
+use super::probe::Sweeps;
 use super::random::Random;
 use super::task::{Task, spread};
 use muster_agent::admit::{Door, Refusal};
@@ -68,6 +69,7 @@ pub(super) struct Session {
     outbox: VecDeque<FromAgent>,
     /// Tasks that may have something to report, in turn.
     ready: VecDeque<TaskId>,
+    sweeps: Sweeps,
     /// When it is cut.
     cut: Option<Instant>,
     came_before: bool,
@@ -171,6 +173,7 @@ impl Agent {
         self.session.cut = None;
         self.session.outbox.clear();
         self.session.ready.clear();
+        self.session.sweeps = Sweeps::default();
         self.memory.tasks.values_mut().for_each(Task::unwanted);
     }
 
@@ -193,8 +196,13 @@ impl Agent {
             ToAgent::Withdraw(id) if self.memory.tasks.contains_key(&id) => {}
             ToAgent::Withdraw(id) => self.on_cancel(id),
             ToAgent::Refused { .. } => self.shared.tally.refused.add(),
-            // The link comes back by itself; a second welcome means nothing; nobody asked for the last.
-            ToAgent::Blob(_) | ToAgent::Drain(_) | ToAgent::Welcome(_) | ToAgent::Renewed(_) => {}
+            ToAgent::Probe(order) => {
+                let answers = &self.shared.settings.answers;
+                self.session.outbox.extend(self.session.sweeps.order(answers, &order, &mut self.random));
+            }
+            ToAgent::ProbeStop(sweep) => self.session.outbox.extend(self.session.sweeps.stop(sweep)),
+            // The link comes back and answers echoes by itself; a second welcome means nothing; nobody asked for the last.
+            ToAgent::Blob(_) | ToAgent::Drain(_) | ToAgent::Echo(_) | ToAgent::Welcome(_) | ToAgent::Renewed(_) => {}
         }
     }
 
@@ -212,12 +220,12 @@ impl Agent {
                 return self.answer(id);
             }
         }
-        match self.shared.verified.admit(&self.door, offer, payload, SystemTime::now().into()) {
-            Ok(spec) => {
+        let answers = &self.shared.settings.answers;
+        let start = |command: &_| Task::start(answers, command, &mut self.random, Instant::now());
+        match self.shared.verified.admit(&self.door, offer, payload, SystemTime::now().into(), start) {
+            Ok(task) => {
                 self.shared.tally.start(id);
                 self.memory.known.insert(id, Known::Ran(payload));
-                let answers = &self.shared.settings.answers;
-                let task = Task::start(answers, spec.command(), &mut self.random, Instant::now());
                 match task.ends() {
                     Some(ends) => self.memory.ends.push(Reverse((ends, id))),
                     None => self.shared.tally.ended.add(),

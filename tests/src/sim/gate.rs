@@ -2,6 +2,7 @@
 //! comes; that it is meant for the agent at hand is checked for each offer.
 
 use muster_agent::admit::{Door, Refusal};
+use muster_proto::command::Command;
 use muster_proto::job::JobSpec;
 use muster_proto::link::{Offer, RejectKind};
 use muster_proto::seal::OperatorTrust;
@@ -24,21 +25,21 @@ impl Verified {
         Self { operators, jobs: Mutex::default() }
     }
 
-    /// Lets an offer that the agent does not know pass its door, or says why not.
-    pub(super) fn admit(
+    /// Lets an offer that the agent does not know pass its door to what starts it, or says why not.
+    pub(super) fn admit<T>(
         &self,
         door: &Door,
         offer: &Offer,
         payload: [u8; 32],
         now: Timestamp,
-    ) -> Result<Arc<JobSpec>, Refusal> {
+        start: impl FnOnce(&Command) -> T,
+    ) -> Result<T, Refusal> {
         let known = self.jobs.lock().ok().and_then(|jobs| jobs.get(&payload).cloned());
         let spec = match known {
             Some(spec) => spec,
             None => self.open(offer, payload)?,
         };
-        door.check(&spec, offer, now)?;
-        Ok(spec)
+        door.check(&spec, offer, now).map(start)
     }
 
     fn open(&self, offer: &Offer, payload: [u8; 32]) -> Result<Arc<JobSpec>, Refusal> {

@@ -1,13 +1,14 @@
 //! `muster attach`: follow a job that was started earlier, or elsewhere.
 
-use super::follow::{self, Follower, Since};
+use super::follow::{self, Follower, Interrupts, Since};
+use super::ping::follow::{self as ping, Ours, Wish};
 use crate::args::{self, JobRef};
 use crate::client::JobDetails;
 use crate::exit::Exit;
 use crate::settings::Settings;
 use crate::track::Track;
-use muster_proto::job::JobSpec;
-use muster_proto::name::HostName;
+use muster_proto::job::{JobSpec, Work};
+use muster_proto::ping::TargetName;
 use std::rc::Rc;
 
 /// Options of `muster attach`.
@@ -28,20 +29,25 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     args.follow.check()?;
     let client = settings.connect().await?;
     let JobDetails { summary, signed, hosts } = client.job(args.job.find(&client).await?).await?;
-    let names: Rc<[HostName]> = hosts.iter().map(|host| host.target.name.clone()).collect();
+    // For display and for waiting only, nothing is run by it: the signature need not be verified.
+    let work = JobSpec::decode(&signed.payload)?.work;
+    let names: Rc<[TargetName]> = hosts.iter().map(|host| host.name.clone()).collect();
     let mut track = Track::new(names.clone());
     if args.after > 0 {
         // The hosts whose end will not be shown again have to be counted all the same.
         track.catch_up(&hosts);
     }
-    let job = follow::Job {
-        verb: "attach",
-        id: summary.job,
-        names,
-        // For waiting only, nothing is run by it: the signature need not be verified.
-        grace: JobSpec::decode(&signed.payload)?.command().grace,
-        since: Since::Signed { at: summary.created_at, done_at: summary.done_at },
+    let (verb, id) = ("attach", summary.job);
+    let since = Since::Signed { at: summary.created_at, done_at: summary.done_at };
+    let mut interrupts = Interrupts::ctrl_c()?;
+    let grace = match work {
+        Work::Ping(spec) => {
+            let job = ping::Job { verb, id, probes: spec.probes, since, ours: Ours::No };
+            let wish = Wish::of(&args.follow, &spec);
+            return ping::follow(client, job, wish, track, args.after, &mut interrupts).await;
+        }
+        Work::Command(command) => command.grace,
     };
-    let mut interrupts = follow::interrupts()?;
+    let job = follow::Job { verb, id, names, grace, since };
     Follower::new(client, job, &args.follow, track, args.after).run(&mut interrupts).await
 }

@@ -35,7 +35,7 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
         return Ok(Exit::Success);
     }
     let JobDetails { summary, hosts, .. } = wait(&client, job).await?;
-    let ends = hosts.iter().map(|host| (&host.target.name, host.outcome.as_ref().map(|outcome| outcome.state)));
+    let ends = hosts.iter().map(|host| (&host.name, host.outcome.as_ref().map(|outcome| outcome.state)));
     let took = summary.created_at.until(summary.done_at.unwrap_or_else(|| SystemTime::now().into()));
     show::note(&summary::closing("cancel", ends, took, summary.job));
     // Ended is what was asked for; only what may still run is a failure.

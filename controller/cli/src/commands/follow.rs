@@ -9,17 +9,20 @@ use crate::feed::{Feed, Item};
 use crate::show::console::Console;
 use crate::show::json::{self, Gathered};
 use crate::show::lines::{Lines, Prefix};
+use crate::show::table::cut;
 use crate::show::{moment, progress, summary};
 use crate::track::{Order, Show, Track, Wait};
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 use muster_proto::event::{Event, EventKind, Stream};
 use muster_proto::id::JobId;
-use muster_proto::name::HostName;
 use muster_proto::outcome::{Outcome, State};
+use muster_proto::ping::TargetName;
 use muster_proto::time::Timestamp;
+use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -96,7 +99,7 @@ pub struct Job {
     /// Its id.
     pub id: JobId,
     /// The frozen list.
-    pub names: Rc<[HostName]>,
+    pub names: Rc<[TargetName]>,
     /// From TERM to KILL.
     pub grace: Duration,
     /// When it began.
@@ -117,9 +120,43 @@ pub enum Since {
     },
 }
 
-/// Ctrl-C from now on; until it is called, Ctrl-C ends the program.
-pub fn interrupts() -> io::Result<Signal> {
-    signal(SignalKind::interrupt())
+impl Since {
+    /// How long it took; `last` is the time of the last event of a job that is done.
+    pub fn elapsed(self, last: Option<Timestamp>) -> Duration {
+        match (self, last) {
+            (Self::Typed(at), _) => at.elapsed(),
+            (Self::Signed { at, .. }, Some(last)) => at.until(last),
+            (Self::Signed { at, done_at }, None) => at.until(done_at.unwrap_or_else(|| SystemTime::now().into())),
+        }
+    }
+}
+
+/// What a user says to have us stop.
+pub struct Interrupts(Vec<Signal>);
+
+impl Interrupts {
+    /// Ctrl-C from now on; until it is called, Ctrl-C ends the program.
+    pub fn ctrl_c() -> io::Result<Self> {
+        Self::of(&[SignalKind::interrupt()])
+    }
+
+    /// Everything that asks a program to end, also that its terminal has gone.
+    pub fn all() -> io::Result<Self> {
+        Self::of(&[SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()])
+    }
+
+    fn of(kinds: &[SignalKind]) -> io::Result<Self> {
+        kinds.iter().map(|kind| signal(*kind)).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// The next one.
+    pub async fn recv(&mut self) {
+        poll_fn(|context| match self.0.iter_mut().any(|signal| signal.poll_recv(context).is_ready()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+    }
 }
 
 /// One follower of one job.
@@ -161,7 +198,7 @@ impl<'a> Follower<'a> {
     }
 
     /// Shows what happens until it is enough, and judges it.
-    pub async fn run(mut self, interrupts: &mut Signal) -> anyhow::Result<Exit> {
+    pub async fn run(mut self, interrupts: &mut Interrupts) -> anyhow::Result<Exit> {
         match self.follow(interrupts).await {
             Err(error) => self.without_stdout(error.downcast()?).await,
             result => result,
@@ -189,10 +226,10 @@ impl<'a> Follower<'a> {
         Ok(exit)
     }
 
-    async fn follow(&mut self, interrupts: &mut Signal) -> anyhow::Result<Exit> {
+    async fn follow(&mut self, interrupts: &mut Interrupts) -> anyhow::Result<Exit> {
         let watched = tokio::select! {
             biased;
-            _ = interrupts.recv() => None,
+            () = interrupts.recv() => None,
             watched = self.watch(self.args.wait) => Some(watched),
         };
         let exit = match watched {
@@ -238,8 +275,10 @@ impl<'a> Follower<'a> {
             if elapsed < PROGRESS_AFTER {
                 continue;
             }
-            self.console
-                .show_progress(|| progress::line(track.counts(), track.names().len(), track.running(), elapsed))?;
+            self.console.show_progress(|window| {
+                let line = progress::line(track.counts(), track.names().len(), track.running(), elapsed);
+                cut(&line, window.columns - 1).into_owned()
+            })?;
         }
         Ok(())
     }
@@ -250,7 +289,7 @@ impl<'a> Follower<'a> {
             self.last_time = event.time;
             if let View::Jsonl = &self.view {
                 let line = json::event_line(self.job.id, &self.job.names, event)?;
-                self.console.write(Stream::Stdout, &line)?;
+                self.console.write(Stream::Stdout, line.as_bytes())?;
                 continue;
             }
             match &event.kind {
@@ -316,7 +355,7 @@ impl<'a> Follower<'a> {
         Ok(())
     }
 
-    async fn interrupted(&mut self, interrupts: &mut Signal) -> anyhow::Result<()> {
+    async fn interrupted(&mut self, interrupts: &mut Interrupts) -> anyhow::Result<()> {
         let (id, pending) = (self.job.id, self.track.pending());
         let at = format!("{} {}", summary::hosts(pending.len()), summary::folded(&pending));
         self.say(&format!(
@@ -335,7 +374,7 @@ impl<'a> Follower<'a> {
         }
         let limit = self.job.grace + CANCEL_MARGIN;
         tokio::select! {
-            _ = interrupts.recv() => {}
+            () = interrupts.recv() => {}
             watched = timeout(limit, self.watch(Wait::All)) => match watched {
                 Ok(watched) => watched?,
                 Err(_) => self.say(&format!("not all hosts ended within {}; the cancel stands", moment::span(limit)))?,
@@ -389,11 +428,7 @@ impl<'a> Follower<'a> {
     }
 
     fn elapsed(&self) -> Duration {
-        match self.job.since {
-            Since::Typed(at) => at.elapsed(),
-            Since::Signed { at, .. } if self.track.is_done() => at.until(self.last_time),
-            Since::Signed { at, done_at } => at.until(done_at.unwrap_or_else(|| SystemTime::now().into())),
-        }
+        self.job.since.elapsed(self.track.is_done().then_some(self.last_time))
     }
 }
 

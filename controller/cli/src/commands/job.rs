@@ -2,12 +2,12 @@
 
 use super::jobs::result;
 use crate::args::{self, Form, JobRef};
-use crate::client::JobDetails;
+use crate::board::Board;
 use crate::exit::Exit;
 use crate::settings::Settings;
 use crate::show::table::Table;
-use crate::show::{self, command, json, moment, summary};
-use muster_proto::job::{JobHost, JobSpec};
+use crate::show::{self, command, json, moment, ping, summary};
+use muster_proto::job::{JobHost, JobSpec, JobSummary, Work};
 
 /// Options of `muster job`.
 #[derive(Debug, clap::Args)]
@@ -26,14 +26,26 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     let job = client.job(args.job.find(&client).await?).await?;
     match args.form {
         Form::Json => show::data(&format!("{}\n", serde_json::to_string(&json::job(&job)?)?))?,
-        Form::Text => show::data(&format!("{}\n{}", head(&job), table(&job.hosts)))?,
+        Form::Text => {
+            let spec = JobSpec::decode(&job.signed.payload);
+            let hosts = match spec.as_ref().map(|spec| &spec.work) {
+                Ok(Work::Ping(_)) => {
+                    ping::table::list(&Board::of(&job.hosts), show::columns(std::io::stdout()).unwrap_or(usize::MAX))
+                }
+                Ok(Work::Command(_)) | Err(_) => table(&job.hosts).to_string(),
+            };
+            show::data(&format!("{}\n{hosts}", head(&job.summary, spec.ok().as_ref())))?;
+        }
     }
     Ok(Exit::Success)
 }
 
-fn head(details: &JobDetails) -> String {
-    let (operator, line) = asked(details);
-    let job = &details.summary;
+/// `spec` is what the signed bytes say.
+fn head(job: &JobSummary, spec: Option<&JobSpec>) -> String {
+    let (operator, line) = match spec {
+        Some(spec) => (spec.operator.to_string(), command::line(&spec.work)),
+        None => ("?".to_owned(), "(signed by a version that this one does not know)".to_owned()),
+    };
     let ended = job
         .done_at
         .map_or_else(String::new, |done| format!(", ended after {}", moment::span(job.created_at.until(done))));
@@ -46,14 +58,6 @@ fn head(details: &JobDetails) -> String {
     )
 }
 
-/// Who asked for what, as the signed bytes say.
-fn asked(job: &JobDetails) -> (String, String) {
-    match JobSpec::decode(&job.signed.payload) {
-        Ok(spec) => (spec.operator.to_string(), command::line(spec.command())),
-        Err(_) => ("?".to_owned(), "(signed by a version that this one does not know)".to_owned()),
-    }
-}
-
 fn table(hosts: &[JobHost]) -> Table {
     let mut table = Table::new(&["HOST", "TIME", "STATE"]);
     for host in hosts {
@@ -64,7 +68,7 @@ fn table(hosts: &[JobHost]) -> Table {
         };
         let late =
             host.late.as_ref().map_or_else(String::new, |late| format!("; after that the agent reported: {late}"));
-        table.row(vec![host.target.name.to_string(), time, state + &late]);
+        table.row(vec![host.name.to_string(), time, state + &late]);
     }
     table
 }

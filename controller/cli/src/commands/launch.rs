@@ -3,7 +3,7 @@
 //!
 //! What was planned is what is signed: the root is computed here, from the very list that is shown and counted.
 
-use super::follow::{self, Follower, Since};
+use super::follow::{self, Follower, Interrupts, Since};
 use crate::args;
 use crate::client::{Client, Plan, Selection};
 use crate::exit::{Exit, Usage};
@@ -13,9 +13,9 @@ use crate::track::{Track, Wait};
 use bytes::Bytes;
 use muster_proto::command::{BlobRef, Command};
 use muster_proto::context::Context;
-use muster_proto::id::JobId;
-use muster_proto::job::{JobSpec, Target, TargetsDigest, Work, target_tree};
-use muster_proto::name::HostName;
+use muster_proto::id::{ClusterId, JobId};
+use muster_proto::job::{JobSpec, TargetList, TargetsDigest, Work};
+use muster_proto::ping::TargetName;
 use muster_proto::seal::Signer;
 use muster_proto::time::Timestamp;
 use serde::Serialize;
@@ -23,7 +23,6 @@ use std::io::{self, IsTerminal as _};
 use std::rc::Rc;
 use std::str::FromStr;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::signal::unix::Signal;
 
 /// From a plan to a job.
 #[derive(Debug, Clone, clap::Args)]
@@ -74,11 +73,11 @@ pub enum Concurrency {
 }
 
 impl Concurrency {
-    fn of(self, targets: u32) -> u32 {
+    fn of(self, targets: usize) -> u32 {
         match self {
             Self::Hosts(hosts) => hosts,
             Self::Percent(percent) => {
-                let hosts = (u64::from(targets) * u64::from(percent)).div_ceil(100);
+                let hosts = (targets as u64 * u64::from(percent)).div_ceil(100);
                 u32::try_from(hosts).unwrap_or(u32::MAX).max(1)
             }
         }
@@ -103,48 +102,67 @@ pub async fn launch(request: Request, args: &Args, settings: &Settings) -> anyho
     let context = settings.context()?;
     let client = Client::connect(&context).await?;
     let plan = client.plan(&request.selection).await?;
-    let targets: Vec<Target> = plan.targets.iter().map(|(target, _)| target.clone()).collect();
-    let spec = spec(&request, &context, &plan, &targets)?;
+    let list = TargetList::Agents(plan.targets.iter().map(|(target, _)| target.clone()).collect());
+    let count = list.count();
+    let times = Times {
+        deliver: request.deliver,
+        job_timeout: request.job_timeout,
+        concurrency: request.concurrency.map(|concurrency| concurrency.of(count)),
+    };
+    let spec = spec(&context, plan.cluster, &list, &times, Work::Command(request.command.clone()))?;
     if args.dry_run {
-        return dry_run(&spec, &plan, args.follow.output);
+        return dry_run(&spec, &request.command, &plan, args.follow.output);
     }
     let interactive = io::stdin().is_terminal() && io::stderr().is_terminal();
-    if guard(plan.confirm.as_deref(), args.yes, targets.len(), interactive)? == Guard::Ask {
-        ask(&plan, &targets)?;
+    if guard(plan.confirm.as_deref(), args.yes, count, interactive)? == Guard::Ask {
+        ask(&plan)?;
     }
-    let signer = Signer::from_pem(&context.key, &context.certificate).map_err(|error| Usage(error.to_string()))?;
-    let signed = signer.sign(&spec);
-    let agents: Vec<_> = targets.iter().map(|target| target.agent).collect();
-    let mut interrupts = follow::interrupts()?;
-    let submit = client.submit(&signed, &agents, request.blobs);
-    let Some(accepted) = unless_interrupted(submit, &mut interrupts).await else {
-        show::note(&format!(
-            "interrupted while the job was handed over: `muster job {}` says what became of it",
-            spec.job
-        ));
+    let mut interrupts = Interrupts::ctrl_c()?;
+    let Some(id) = hand_over(&client, &context, &spec, &list, request.blobs, &mut interrupts).await? else {
         return Ok(Exit::Interrupted);
     };
-    let id = accepted?;
     if args.detach || args.follow.wait == Wait::None {
-        return Ok(say_id(id, targets.len(), args.follow.output));
+        return Ok(say_id(id, count, args.follow.output != follow::Form::Text));
     }
-    let names: Rc<[HostName]> = targets.into_iter().map(|target| target.name).collect();
+    let names = names(&list);
     let job = follow::Job {
         verb: request.verb,
         id,
         names: names.clone(),
-        grace: spec.command().grace,
+        grace: request.command.grace,
         since: Since::Typed(request.typed_at),
     };
     Follower::new(client, job, &args.follow, Track::new(names), 0).run(&mut interrupts).await
 }
 
-/// The only trace of a job that nobody follows.
-fn say_id(id: JobId, targets: usize, form: follow::Form) -> Exit {
-    let text = match form {
-        follow::Form::Text => format!("{id}\n"),
-        follow::Form::Json | follow::Form::Jsonl => format!("{}\n", serde_json::json!({ "job": id.to_string() })),
-    };
+/// What the targets of a list are called.
+pub fn names(list: &TargetList) -> Rc<[TargetName]> {
+    list.names().into_iter().map(|(name, _)| name).collect()
+}
+
+/// Signs a job and hands it over; `None` where that was interrupted, which is told.
+pub async fn hand_over(
+    client: &Client,
+    context: &Context,
+    spec: &JobSpec,
+    list: &TargetList,
+    blobs: Vec<(BlobRef, Bytes)>,
+    interrupts: &mut Interrupts,
+) -> anyhow::Result<Option<JobId>> {
+    let signer = Signer::from_pem(&context.key, &context.certificate).map_err(|error| Usage(error.to_string()))?;
+    tokio::select! {
+        accepted = client.submit(signer.sign(spec), list, blobs) => Ok(Some(accepted?)),
+        () = interrupts.recv() => {
+            let id = spec.job;
+            show::note(&format!("interrupted while the job was handed over: `muster job {id}` says what became of it"));
+            Ok(None)
+        }
+    }
+}
+
+/// The only trace of a job that nobody follows; `json` for programs.
+pub fn say_id(id: JobId, targets: usize, json: bool) -> Exit {
+    let text = if json { format!("{}\n", serde_json::json!({ "job": id.to_string() })) } else { format!("{id}\n") };
     match show::wanted_data(&text) {
         Ok(()) => Exit::Success,
         Err(error) => {
@@ -154,34 +172,43 @@ fn say_id(id: JobId, targets: usize, form: follow::Form) -> Exit {
     }
 }
 
-async fn unless_interrupted<T>(work: impl Future<Output = T>, interrupts: &mut Signal) -> Option<T> {
-    tokio::select! {
-        done = work => Some(done),
-        _ = interrupts.recv() => None,
-    }
+/// Times and pace of a job.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// How long a target may take to start once its turn has come.
+    pub deliver: Duration,
+    /// From the signature to the end of all starts.
+    pub job_timeout: Duration,
+    /// Targets at work at a time; `None` is all.
+    pub concurrency: Option<u32>,
 }
 
-fn spec(request: &Request, context: &Context, plan: &Plan, targets: &[Target]) -> anyhow::Result<JobSpec> {
+/// What is to be signed, for the very list that was planned.
+pub fn spec(
+    context: &Context,
+    cluster: ClusterId,
+    list: &TargetList,
+    times: &Times,
+    work: Work,
+) -> anyhow::Result<JobSpec> {
     let damaged = |what: &str| Usage(format!("the configuration's {what} cannot be read: log in again"));
-    let cluster = context.cluster.parse().map_err(|_| damaged("cluster"))?;
-    if plan.cluster != cluster {
+    if cluster != context.cluster.parse().map_err(|_| damaged("cluster"))? {
         return Err(Usage("the controller is that of another cluster: see the context's address".to_owned()).into());
     }
-    let root = target_tree(targets).map(|tree| tree.root());
+    let root = list.tree().map(|tree| tree.root());
     let root = root.ok_or_else(|| Usage("the selection means no host: name some with -w".to_owned()))?;
-    let count = u32::try_from(targets.len())?;
     let created_at = Timestamp::from(SystemTime::now());
     let spec = JobSpec {
         cluster,
         job: JobId::from_bytes(uuid::Uuid::now_v7().into_bytes()),
         operator: context.operator.parse().map_err(|_| damaged("operator"))?,
         created_at,
-        start_before: created_at + request.job_timeout,
-        deliver: request.deliver,
-        targets: TargetsDigest { root, count },
+        start_before: created_at + times.job_timeout,
+        deliver: times.deliver,
+        targets: TargetsDigest { root, count: u32::try_from(list.count())? },
         attempts_max: 1,
-        concurrency: request.concurrency.map(|concurrency| concurrency.of(count)),
-        work: Work::Command(request.command.clone()),
+        concurrency: times.concurrency,
+        work,
     };
     spec.check().map_err(|error| Usage(error.to_string()))?;
     Ok(spec)
@@ -209,16 +236,16 @@ fn guard(confirm: Option<&str>, yes: Option<Option<usize>>, count: usize, intera
     }
 }
 
-fn ask(plan: &Plan, targets: &[Target]) -> anyhow::Result<()> {
-    let names = targets.iter().map(|target| target.name.as_str());
+fn ask(plan: &Plan) -> anyhow::Result<()> {
+    let names = plan.targets.iter().map(|(target, _)| target.name.as_str());
     let reason = plan.confirm.as_deref().unwrap_or_default();
     show::note(&format!("{reason}: {}\nType the number of hosts to go on:", summary::folded(names)));
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
-    if answer.trim() == targets.len().to_string() {
+    if answer.trim() == plan.targets.len().to_string() {
         return Ok(());
     }
-    Err(Usage(format!("{} was not typed: nothing was run", targets.len())).into())
+    Err(Usage(format!("{} was not typed: nothing was run", plan.targets.len())).into())
 }
 
 #[derive(Serialize)]
@@ -240,8 +267,7 @@ struct PlannedHost {
     connected: bool,
 }
 
-fn dry_run(spec: &JobSpec, plan: &Plan, form: follow::Form) -> anyhow::Result<Exit> {
-    let command = spec.command();
+fn dry_run(spec: &JobSpec, command: &Command, plan: &Plan, form: follow::Form) -> anyhow::Result<Exit> {
     let job_timeout = spec.created_at.until(spec.start_before);
     if form != follow::Form::Text {
         let hosts = plan.targets.iter();
@@ -267,7 +293,11 @@ fn dry_run(spec: &JobSpec, plan: &Plan, form: follow::Form) -> anyhow::Result<Ex
     if !away.is_empty() {
         text.push_str(&format!("away     {} {}\n", away.len(), summary::folded(&away)));
     }
-    text.push_str(&format!("digest   {}\ncommand  {}\n", json::hex(&spec.targets.root), show::command::line(command)));
+    text.push_str(&format!(
+        "digest   {}\ncommand  {}\n",
+        json::hex(&spec.targets.root),
+        show::command::of_command(command)
+    ));
     text.push_str(&format!(
         "times    each starts within {}, all within {}, each runs at most {}\n",
         moment::span(spec.deliver),

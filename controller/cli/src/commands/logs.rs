@@ -2,16 +2,19 @@
 
 use super::follow::{LINK_BROKEN, is_closed_pipe, show_stored};
 use crate::args::{self, JobRef};
+use crate::board::Board;
 use crate::client::{Follow, JobDetails};
 use crate::exit::Exit;
 use crate::feed::{Feed, Item};
 use crate::settings::Settings;
 use crate::show::console::Console;
-use crate::show::json;
 use crate::show::lines::{Lines, Prefix};
+use crate::show::{json, ping};
+use crate::track::Track;
 use clap::ValueEnum;
 use muster_proto::event::{EventKind, Stream};
-use muster_proto::name::HostName;
+use muster_proto::job::{JobSpec, Work};
+use muster_proto::ping::TargetName;
 use std::rc::Rc;
 
 /// Options of `muster logs`.
@@ -47,15 +50,32 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     }
 }
 
+/// What the stored events are shown with.
+enum View {
+    /// Of a command.
+    Lines(Lines),
+    Ping(Box<(ping::View, Board)>),
+    Jsonl,
+}
+
 async fn print(args: &Args, settings: &Settings) -> anyhow::Result<Exit> {
     let client = settings.connect().await?;
-    let JobDetails { summary, hosts, .. } = client.job(args.job.find(&client).await?).await?;
-    let names: Rc<[HostName]> = hosts.into_iter().map(|host| host.target.name).collect();
+    let JobDetails { summary, signed, hosts } = client.job(args.job.find(&client).await?).await?;
+    let names: Rc<[TargetName]> = hosts.into_iter().map(|host| host.name).collect();
     let prefix = if args.no_prefix { Prefix::None } else { Prefix::Host };
-    let (mut lines, mut console) = (Lines::new(names.clone(), prefix), Console::new());
+    let mut console = Console::new();
+    let mut view = match (args.output, JobSpec::decode(&signed.payload)?.work) {
+        (Form::Jsonl, _) => View::Jsonl,
+        (Form::Text, Work::Command(_)) => View::Lines(Lines::new(names.clone(), prefix)),
+        (Form::Text, Work::Ping(spec)) => {
+            let style = ping::Style::Log { payload: spec.probes.size };
+            let view = ping::View::new(style, summary.job, names.clone(), &console);
+            View::Ping(Box::new((view, Board::new(Track::new(names.clone())))))
+        }
+    };
     let follow = Follow { stored_only: true, targets: args.targets.clone() };
     let mut feed = Feed::open(&client, summary.job, 0, follow);
-    let mut silent = true;
+    let mut silent = matches!(view, View::Lines(_) | View::Jsonl);
     while let Some(item) = feed.next().await? {
         let events = match item {
             Item::Events(events) => events,
@@ -64,18 +84,25 @@ async fn print(args: &Args, settings: &Settings) -> anyhow::Result<Exit> {
                 continue;
             }
         };
-        silent &= !events.iter().any(|event| matches!(event.kind, EventKind::Output { .. }));
-        match args.output {
-            Form::Text => show_stored(&mut lines, &mut console, &events)?,
-            Form::Jsonl => {
+        silent &= !events.iter().any(|event| matches!(event.kind, EventKind::Output { .. } | EventKind::Probed { .. }));
+        match &mut view {
+            View::Lines(lines) => show_stored(lines, &mut console, &events)?,
+            View::Ping(ping) => {
+                let (view, board) = &mut **ping;
+                view.events(&mut console, board, &events)?;
+            }
+            View::Jsonl => {
                 for event in &events {
-                    console.write(Stream::Stdout, &json::event_line(summary.job, &names, event)?)?;
+                    let line = json::event_line(summary.job, &names, event)?;
+                    console.write(Stream::Stdout, line.as_bytes())?;
                 }
             }
         }
         console.flush()?;
     }
-    lines.end_all(&mut console)?;
+    if let View::Lines(lines) = &mut view {
+        lines.end_all(&mut console)?;
+    }
     if silent {
         console.say("there is no output")?;
     }

@@ -2,17 +2,24 @@
 //!
 //! The old job's signature is verified before its command is signed anew: a controller cannot slip another one in.
 
-use super::launch::{self, Concurrency, Request, launch};
+use super::follow;
+use super::launch::{self, Concurrency, Request, Times, launch};
+use super::ping::follow::Wish;
+use super::ping::{self, Mode};
 use crate::args::{self, JobRef};
 use crate::client::{Client, ClientError, JobDetails, Selection};
 use crate::exit::{Exit, Usage};
 use crate::settings::Settings;
+use crate::track::Wait;
 use muster_proto::context::Context;
 use muster_proto::id::JobId;
 use muster_proto::job::{JobHost, JobSpec, SignedJob, Work};
+use muster_proto::name::HostName;
 use muster_proto::outcome::State;
+use muster_proto::ping::{ControllerLooks, PingList, PingSelection, TargetName};
 use muster_proto::seal::OperatorTrust;
 use muster_proto::tls;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Instant;
 
 /// Options of `muster rerun`.
@@ -55,17 +62,32 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     let client = Client::connect(&context).await?;
     let job = args.job.find(&client).await?;
     let JobDetails { signed, hosts, .. } = client.job(job).await?;
-    let names = chosen(&hosts, |state| args.which.includes(state));
-    if names.is_empty() {
+    let chosen = chosen(&hosts, |state| args.which.includes(state));
+    if chosen.is_empty() {
         return Err(Usage(format!("no host of job {job} ended so: see `muster job {job}`")).into());
     }
     let old = verified(&context, job, &signed)?;
     let job_timeout = old.created_at.until(old.start_before);
-    let Work::Command(command) = old.work;
+    let command = match old.work {
+        Work::Command(command) => command,
+        Work::Ping(spec) => {
+            let request = ping::Request {
+                verb: "rerun",
+                typed_at,
+                selection: selection(&chosen),
+                times: Times { deliver: old.deliver, job_timeout, concurrency: None },
+                spec,
+            };
+            let json = args.launch.follow.output != follow::Form::Text;
+            let mode = Mode::of(args.launch.dry_run, args.launch.detach || args.launch.follow.wait == Wait::None);
+            let wish = Wish::of(&args.launch.follow, &request.spec);
+            return ping::launch(request, mode, json, wish, |list| is_whole(list, &chosen), client, &context).await;
+        }
+    };
     let request = Request {
         verb: "rerun",
         typed_at,
-        selection: Selection { names, ..Selection::default() },
+        selection: Selection { names: chosen.iter().map(ToString::to_string).collect(), ..Selection::default() },
         command,
         // The controller kept those of the old job.
         blobs: Vec::new(),
@@ -76,9 +98,40 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     launch(request, &args.launch, settings).await
 }
 
-fn chosen(hosts: &[JobHost], includes: impl Fn(State) -> bool) -> Vec<String> {
+fn chosen(hosts: &[JobHost], includes: impl Fn(State) -> bool) -> Vec<TargetName> {
     let ended_so = |host: &&JobHost| host.outcome.as_ref().is_some_and(|outcome| includes(outcome.state));
-    hosts.iter().filter(ended_so).map(|host| host.target.name.to_string()).collect()
+    hosts.iter().filter(ended_so).map(|host| host.name.clone()).collect()
+}
+
+/// Everybody who looked, at every host: pings are planned so.
+fn selection(chosen: &[TargetName]) -> PingSelection {
+    let from: BTreeSet<&HostName> = chosen.iter().filter_map(|name| name.from.as_ref()).collect();
+    let mut known = HashSet::new();
+    let hosts = chosen.iter().map(|name| &name.host).filter(|host| known.insert(*host));
+    let names: Vec<&str> = from.iter().map(|name| name.as_str()).collect();
+    PingSelection {
+        hosts: hosts.map(ToString::to_string).collect(),
+        from: (!names.is_empty()).then(|| names.join(",")),
+        controller: match chosen.iter().any(|name| name.from.is_none()) {
+            true => ControllerLooks::Yes,
+            false => ControllerLooks::No,
+        },
+        ..PingSelection::default()
+    }
+}
+
+/// Refuses a plan that looks from elsewhere, or at others, than what was chosen.
+fn is_whole(list: &PingList, chosen: &[TargetName]) -> Result<(), Usage> {
+    let chosen: HashSet<&TargetName> = chosen.iter().collect();
+    let planned = list.pairs().iter().map(|pair| list.name(*pair));
+    if list.pairs().len() == chosen.len() && { planned }.all(|name| chosen.contains(&name)) {
+        return Ok(());
+    }
+    Err(Usage(
+        "these are not all pairs of some who look and some hosts, and a part of a mesh cannot be asked for: say anew \
+         who looks and at what with `muster ping --from EXPR -w EXPR`"
+            .to_owned(),
+    ))
 }
 
 fn verified(context: &Context, job: JobId, signed: &SignedJob) -> anyhow::Result<JobSpec> {
@@ -97,6 +150,8 @@ fn verified(context: &Context, job: JobId, signed: &SignedJob) -> anyhow::Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use muster_proto::id::AgentId;
+    use muster_proto::job::Target;
 
     #[test]
     fn states_are_chosen_by_what_is_known_of_them() {
@@ -112,5 +167,24 @@ mod tests {
         assert_eq!(which(false, false, &[State::Indeterminate]), [State::Indeterminate]);
         // What may have run is never run again unless it is named.
         assert!(!which(true, true, &[]).contains(&State::Indeterminate));
+    }
+
+    #[test]
+    fn a_part_of_a_mesh_is_not_taken_for_the_whole() {
+        use crate::board::tests::name;
+        use muster_proto::ping::{Pair, PingHost};
+        let named = |texts: &[&str]| texts.iter().map(|text| name(text)).collect::<Vec<_>>();
+        let whole = named(&["n2>a", "n1>a", "n1>b", "n2>b"]);
+        let asked = selection(&whole);
+        assert_eq!((asked.from.as_deref(), asked.controller), (Some("n1,n2"), ControllerLooks::No));
+        assert_eq!(asked.hosts, ["a", "b"]);
+        let vantage =
+            |n: u8| Target { agent: AgentId::from_bytes([n; 16]), name: format!("n{n}").parse().expect("good") };
+        let hosts = ["a", "b"].map(|text| PingHost { name: text.parse().expect("good"), agent: None }).to_vec();
+        let pairs = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(from, to)| Pair { from: Some(from), to }).to_vec();
+        let list = PingList::new(vec![vantage(1), vantage(2)], hosts, pairs).expect("a list");
+        assert_eq!(is_whole(&list, &whole), Ok(()));
+        assert!(is_whole(&list, &whole[1..]).is_err());
+        assert!(is_whole(&list, &named(&["n2>a", "n1>a", "n1>b", "b"])).is_err());
     }
 }

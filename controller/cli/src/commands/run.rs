@@ -148,10 +148,6 @@ fn check_place(typed: &[OsString], words: &[OsString]) -> Result<(), Usage> {
 
 impl Hosts {
     fn selection(self) -> Result<Selection, Usage> {
-        let said = |option: &str, expression: Option<String>| match expression {
-            Some(blank) if blank.trim().is_empty() => Err(Usage(format!("{option} is empty: name hosts, or `all`"))),
-            other => Ok(other.unwrap_or_default()),
-        };
         if self.targets.is_none() && self.hosts_file.is_none() {
             return Err(Usage("no hosts are named: say which with -w, as -w 'web[01-20]' or -w all".to_owned()));
         }
@@ -160,7 +156,16 @@ impl Hosts {
     }
 }
 
-fn host_names(path: &Path) -> Result<Vec<String>, Usage> {
+/// The expression of an option; a blank one means nobody, and never everybody.
+pub fn said(option: &str, expression: Option<String>) -> Result<String, Usage> {
+    match expression {
+        Some(blank) if blank.trim().is_empty() => Err(Usage(format!("{option} is empty: name hosts, or `all`"))),
+        other => Ok(other.unwrap_or_default()),
+    }
+}
+
+/// The words of a file, `-` is stdin; # begins a comment.
+pub fn host_names(path: &Path) -> Result<Vec<String>, Usage> {
     let bytes = if path == Path::new("-") { read_whole(io::stdin().lock()) } else { read_file(path) };
     let bytes = bytes.map_err(|error| Usage(format!("cannot read names of hosts from {}: {error}", path.display())))?;
     let text = String::from_utf8(bytes).map_err(|_| Usage(format!("{} has names that are no text", path.display())))?;

@@ -1,10 +1,19 @@
-//! A job's program as one line for people: what was typed, as near as it can be shown.
+//! What a job does as one line for people: what was typed, as near as it can be shown.
 
 use muster_proto::command::{Command, Program};
+use muster_proto::job::Work;
 use muster_proto::text;
 
 /// One clean line: words are quoted where a shell would need it, bytes that are no UTF-8 are shown as `\xNN`.
-pub fn line(command: &Command) -> String {
+pub fn line(work: &Work) -> String {
+    match work {
+        Work::Command(command) => of_command(command),
+        Work::Ping(spec) => spec.words().join(" "),
+    }
+}
+
+/// The same of a program.
+pub fn of_command(command: &Command) -> String {
     let words = |words: &[Vec<u8>]| words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
     let line = match &command.program {
         Program::Argv(argv) => words(argv),
@@ -38,12 +47,13 @@ mod tests {
 
     #[test]
     fn words_read_as_they_were_typed() {
-        let argv =
-            |words: &[&[u8]]| line(&Command::new(Program::Argv(words.iter().map(|word| word.to_vec()).collect())));
+        let argv = |words: &[&[u8]]| {
+            of_command(&Command::new(Program::Argv(words.iter().map(|word| word.to_vec()).collect())))
+        };
         assert_eq!(argv(&[b"uname", b"-sr"]), "uname -sr");
         assert_eq!(argv(&[b"echo", b"it's", b"", b"a b"]), r"echo 'it'\''s' '' 'a b'");
         assert_eq!(argv(&[b"cat", b"\xff\xc3\xa9"]), r"cat \xffé");
         assert_eq!(argv(&[b"printf", b"a\x1b[2J"]), r"printf 'a\u{1b}[2J'");
-        assert_eq!(line(&Command::new(Program::Shell(b"a | b".to_vec()))), "a | b");
+        assert_eq!(of_command(&Command::new(Program::Shell(b"a | b".to_vec()))), "a | b");
     }
 }

@@ -3,7 +3,7 @@
 //! Both ends are buffered and come out in the order in which they were written, also where both are one terminal. A
 //! closed stdout is an error of kind `BrokenPipe`; what it means is for callers to say. A closed stderr is ignored.
 
-use super::progress::Progress;
+use super::progress::{Progress, Window};
 use muster_proto::event::Stream;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 
@@ -57,9 +57,7 @@ impl Console {
 
     /// Writes to an end; it comes out at the next [`Console::flush`] at the latest.
     pub fn write(&mut self, stream: Stream, bytes: &[u8]) -> io::Result<()> {
-        if self.progress.hide() {
-            self.progress_bytes(Progress::CLEAR)?;
-        }
+        self.hide_progress()?;
         if self.last != stream {
             self.flush_end(self.last)?;
             self.last = stream;
@@ -80,12 +78,13 @@ impl Console {
         self.flush_end(Stream::Stderr)
     }
 
-    /// Draws the line of progress anew, unless stderr is no terminal or it was drawn a moment ago.
-    pub fn show_progress(&mut self, line: impl FnOnce() -> String) -> io::Result<()> {
+    /// Draws the lines of progress anew, unless stderr is no terminal or they were drawn a moment ago. They have to fit
+    /// into the window: see [`Progress::draw`].
+    pub fn show_progress(&mut self, text: impl FnOnce(Window) -> String) -> io::Result<()> {
         if self.sink(Stream::Stderr) == Sink::Pipe {
             return Ok(());
         }
-        match self.progress.draw(line) {
+        match self.progress.draw(text) {
             Some(drawn) => {
                 self.flush_end(Stream::Stdout)?;
                 self.progress_bytes(&drawn)
@@ -94,9 +93,12 @@ impl Console {
         }
     }
 
-    /// Takes the line of progress away.
+    /// Takes the lines of progress away.
     pub fn hide_progress(&mut self) -> io::Result<()> {
-        if self.progress.hide() { self.progress_bytes(Progress::CLEAR) } else { Ok(()) }
+        match self.progress.hide() {
+            Some(clear) => self.progress_bytes(&clear),
+            None => Ok(()),
+        }
     }
 
     /// Stdout is broken: what it was owed, and all that is written to it from now on, goes nowhere.
@@ -162,7 +164,7 @@ pub mod tests {
         console.write(Stream::Stdout, b"one\n").expect("written");
         console.say("two").expect("written");
         console.write(Stream::Stdout, b"three\n").expect("written");
-        console.show_progress(|| "half".into()).expect("written");
+        console.show_progress(|_| "half".into()).expect("written");
         console.write(Stream::Stdout, b"four\n").expect("written");
         console.flush().expect("written");
         assert_eq!(both.text(), "one\ntwo\nthree\n\r\x1b[2Khalf\r\x1b[2Kfour\n");
@@ -186,7 +188,7 @@ pub mod tests {
     #[test]
     fn a_pipe_sees_no_progress() {
         let (mut console, _, err) = console(Sink::Pipe);
-        console.show_progress(|| "half".into()).expect("written");
+        console.show_progress(|_| "half".into()).expect("written");
         console.flush().expect("written");
         assert_eq!(err.text(), "");
     }

@@ -3,6 +3,8 @@
 //! Never lossy: bytes that are no UTF-8 are `{"b64": "..."}`, in events `"b64"` in place of `"text"`.
 
 use super::moment::rfc3339;
+use super::ping::json::{PingJson, ProbeJson};
+use crate::board;
 use crate::client::JobDetails;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,8 +13,10 @@ use muster_proto::id::JobId;
 use muster_proto::job::{JobHost, JobSpec, JobSummary};
 use muster_proto::name::HostName;
 use muster_proto::outcome::{Counts, Outcome};
+use muster_proto::ping::{PingName, TargetName};
 use muster_proto::wire::WireError;
 use serde::{Serialize, Serializer};
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// Bytes that are text nearly always.
@@ -38,16 +42,18 @@ impl From<&[u8]> for Bytes {
 }
 
 /// One event as one line, its newline included; `names` are those of the job's frozen list.
-pub fn event_line(job: JobId, names: &[HostName], event: &Event) -> serde_json::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(&EventJson {
+pub fn event_line(job: JobId, names: &[TargetName], event: &Event) -> serde_json::Result<String> {
+    let name = event.kind.target().and_then(|target| names.get(target as usize));
+    let mut line = serde_json::to_string(&EventJson {
         seq: event.seq,
         time: rfc3339(event.time),
         job: job.to_string(),
         kind: kind_word(&event.kind),
-        host: event.kind.target().and_then(|target| names.get(target as usize)).map(HostName::as_str),
+        host: name.map(|name| name.host.as_str()),
+        from: name.and_then(|name| name.from.as_ref()).map(HostName::as_str),
         details: details(&event.kind),
     })?;
-    line.push(b'\n');
+    line.push('\n');
     Ok(line)
 }
 
@@ -59,6 +65,9 @@ struct EventJson<'a> {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<&'a str>,
+    /// The agent that looks, of a ping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'a str>,
     #[serde(flatten)]
     details: Details<'a>,
 }
@@ -71,6 +80,7 @@ enum Details<'a> {
     Text { stream: &'static str, text: &'a str },
     B64 { stream: &'static str, b64: String },
     Truncated { stream: &'static str, bytes: u64 },
+    Probed(ProbeJson),
     Finished(OutcomeJson),
     Cancelling { operator: String },
     Done { counts: CountsJson },
@@ -84,6 +94,7 @@ const fn kind_word(kind: &EventKind) -> &'static str {
         EventKind::Started { .. } => "started",
         EventKind::Output { .. } => "output",
         EventKind::Truncated { .. } => "truncated",
+        EventKind::Probed { .. } => "probed",
         EventKind::Finished { .. } => "finished",
         EventKind::Cancelling { .. } => "cancelling",
         EventKind::Done { .. } => "done",
@@ -99,6 +110,7 @@ fn details(kind: &EventKind) -> Details<'_> {
             Err(_) => Details::B64 { stream: stream.as_str(), b64: STANDARD.encode(data) },
         },
         EventKind::Truncated { stream, bytes, .. } => Details::Truncated { stream: stream.as_str(), bytes: *bytes },
+        EventKind::Probed { sample, .. } => Details::Probed(sample.into()),
         EventKind::Finished { outcome, .. } => Details::Finished(outcome.into()),
         EventKind::Cancelling { operator } => Details::Cancelling { operator: operator.to_string() },
         EventKind::Done { counts } => Details::Done { counts: CountsJson(*counts) },
@@ -123,8 +135,14 @@ pub struct JobJson {
 #[derive(Serialize)]
 pub struct HostJson {
     host: String,
+    /// The agent that looks, of a ping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<String>,
     #[serde(flatten)]
     outcome: OutcomeJson,
+    /// What all looks at the host mean together, where they do not agree.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diagnosis: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     late: Option<String>,
     #[serde(flatten)]
@@ -158,8 +176,13 @@ pub fn listed(summary: &JobSummary) -> JobJson {
 
 /// Describes a job whole. What it runs is read from its signed bytes, for display: nothing is verified here.
 pub fn job(job: &JobDetails) -> Result<JobJson, WireError> {
+    let ends = job.hosts.iter().map(|host| (&host.name, host.outcome.as_ref()));
+    let diagnoses: HashMap<&PingName, String> =
+        board::diagnoses(ends).into_iter().map(|(host, diagnosis)| (host, diagnosis.to_string())).collect();
     let host = |host: &JobHost| HostJson {
-        host: host.target.name.to_string(),
+        host: host.name.host.to_string(),
+        from: host.name.from.as_ref().map(ToString::to_string),
+        diagnosis: diagnoses.get(&host.name.host).cloned(),
         outcome: match &host.outcome {
             Some(outcome) => outcome.into(),
             None => OutcomeJson::unfinished(host.phase.as_str()),
@@ -170,7 +193,7 @@ pub fn job(job: &JobDetails) -> Result<JobJson, WireError> {
     let spec = JobSpec::decode(&job.signed.payload)?;
     Ok(JobJson {
         operator: spec.operator.to_string(),
-        argv: argv(&spec.command().program.words(usize::MAX)),
+        argv: argv(&spec.work.words(usize::MAX)),
         targets: spec.targets.count,
         digest: hex(&spec.targets.root),
         hosts: Some(job.hosts.iter().map(host).collect()),
@@ -200,11 +223,14 @@ struct OutcomeJson {
     signal: Option<u8>,
     reason: Option<String>,
     duration_ms: Option<u64>,
+    /// What was measured, of a ping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ping: Option<Box<PingJson>>,
 }
 
 impl OutcomeJson {
     const fn unfinished(state: &'static str) -> Self {
-        Self { state, exit_code: None, signal: None, reason: None, duration_ms: None }
+        Self { state, exit_code: None, signal: None, reason: None, duration_ms: None, ping: None }
     }
 }
 
@@ -216,6 +242,7 @@ impl From<&Outcome> for OutcomeJson {
             signal: outcome.signal,
             reason: outcome.reason.clone(),
             duration_ms: outcome.duration.map(millis),
+            ping: PingJson::of(outcome).map(Box::new),
         }
     }
 }
@@ -280,15 +307,15 @@ mod tests {
     use super::*;
     use muster_proto::command::{Command, Program};
     use muster_proto::id::{AgentId, ClusterId};
-    use muster_proto::job::{JobState, Phase, SignedJob, Target, TargetsDigest, Work};
+    use muster_proto::job::{JobState, Phase, SignedJob, TargetsDigest, Work};
     use muster_proto::outcome::State;
     use muster_proto::time::Timestamp;
 
     fn line(kind: EventKind) -> String {
-        let names = ["n001".parse().expect("a name")];
+        let names = ["n001".parse::<HostName>().expect("a name").into()];
         // 22 November 2026, 10:00:00.123 UTC.
         let event = Event { seq: 7, time: Timestamp::from_millis(1_795_341_600_123), kind };
-        String::from_utf8(event_line(JobId::from_bytes([0; 16]), &names, &event).expect("JSON")).expect("UTF-8")
+        event_line(JobId::from_bytes([0; 16]), &names, &event).expect("JSON")
     }
 
     const HEAD: &str = r#"{"seq":7,"time":"2026-11-22T10:00:00.123Z","job":"00000000000000000000000000","kind":"#;
@@ -307,6 +334,7 @@ mod tests {
             signal: None,
             reason: None,
             duration: Some(Duration::from_millis(12)),
+            ping: None,
         };
         let mut counts = Counts::default();
         counts.add_many(State::Unreachable, 1);
@@ -372,7 +400,8 @@ mod tests {
             done_at: None,
         };
         let host = JobHost {
-            target: Target { agent: AgentId::from_bytes([2; 16]), name: "n001".parse().expect("a name") },
+            name: "n001".parse::<HostName>().expect("a name").into(),
+            agent: Some(AgentId::from_bytes([2; 16])),
             phase: Phase::Started,
             outcome: Some(Outcome::without_run(State::Indeterminate, "lost")),
             connected: true,

@@ -10,7 +10,7 @@ use super::summary::thousands;
 use anstyle::{AnsiColor, Style};
 use memchr::{memchr_iter, memrchr};
 use muster_proto::event::Stream;
-use muster_proto::name::HostName;
+use muster_proto::ping::TargetName;
 use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
@@ -31,7 +31,7 @@ pub enum Prefix {
 
 /// The unfinished lines of all hosts.
 pub struct Lines {
-    names: Rc<[HostName]>,
+    names: Rc<[TargetName]>,
     prefix: Prefix,
     unfinished: HashMap<(u32, Stream), Unfinished>,
     /// Whose line each of our outputs ends with, if that line is not complete.
@@ -48,7 +48,7 @@ struct Unfinished {
 
 impl Lines {
     /// For hosts with these names, in the order of the job's frozen list.
-    pub fn new(names: Rc<[HostName]>, prefix: Prefix) -> Self {
+    pub fn new(names: Rc<[TargetName]>, prefix: Prefix) -> Self {
         Self { names, prefix, unfinished: HashMap::new(), open: [None; 2], block: Vec::new() }
     }
 
@@ -236,9 +236,13 @@ mod tests {
     const TERMINAL: Sink = Sink::Terminal { colour: false };
     const OUT: Stream = Stream::Stdout;
 
+    fn name(name: &str) -> TargetName {
+        TargetName { from: None, host: name.parse().expect("a name") }
+    }
+
     /// What both ends show of these chunks of output, each (target, data), once all hosts ended.
     fn shown(sink: Sink, prefix: Prefix, chunks: &[(u32, &[u8])]) -> String {
-        let names: Vec<HostName> = ["a", "b"].into_iter().map(|name| name.parse().expect("a name")).collect();
+        let names: Vec<TargetName> = ["a", "b"].into_iter().map(name).collect();
         let (mut console, out, _) = console(sink);
         let mut lines = Lines::new(names.into(), prefix);
         for (target, data) in chunks {
@@ -292,7 +296,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_said_where_it_is_missing() {
         let (mut console, out, err) = console(Sink::Pipe);
-        let mut lines = Lines::new(vec!["a".parse().expect("a name")].into(), Prefix::Host);
+        let mut lines = Lines::new(vec![name("a")].into(), Prefix::Host);
         lines.output(&mut console, 0, OUT, b"be").expect("written");
         lines.truncated(&mut console, 0, OUT, 123_456).expect("written");
         lines.output(&mut console, 0, OUT, b"end\n").expect("written");

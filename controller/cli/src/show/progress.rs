@@ -1,4 +1,4 @@
-//! The one line at the bottom of a terminal that says how far a job is.
+//! The lines at the bottom of a terminal that say how far a job is, redrawn in place.
 
 use muster_proto::outcome::{Counts, State};
 use std::time::{Duration, Instant};
@@ -6,34 +6,58 @@ use std::time::{Duration, Instant};
 /// Often enough to look alive, seldom enough to cost nothing.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// When the line was drawn, and whether it is there.
+/// How large a terminal is, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Its width.
+    pub columns: usize,
+    /// Its height.
+    pub rows: usize,
+}
+
+/// How many lines are there, and when they were drawn.
 #[derive(Debug, Default)]
 pub struct Progress {
-    visible: bool,
+    lines: usize,
     drawn_at: Option<Instant>,
 }
 
 impl Progress {
-    /// Takes the whole line away, wherever the cursor is in it.
-    pub const CLEAR: &[u8] = b"\r\x1b[2K";
-
-    /// What to write to have the line drawn now; `None` if it was drawn a moment ago.
-    pub fn draw(&mut self, line: impl FnOnce() -> String) -> Option<Vec<u8>> {
+    /// What to write to have this text drawn now, in place of what was drawn before; `None` if that was a moment ago. No
+    /// line of it may fill the window's width: what wraps could not be cleared any more.
+    pub fn draw(&mut self, text: impl FnOnce(Window) -> String) -> Option<Vec<u8>> {
         let now = Instant::now();
         if self.drawn_at.is_some_and(|at| now.duration_since(at) < PERIOD) {
             return None;
         }
         self.drawn_at = Some(now);
-        self.visible = true;
-        // A line that wraps could not be cleared any more.
-        let columns = super::columns(std::io::stderr()).unwrap_or(super::COLUMNS_DEFAULT);
-        let shown: String = line().chars().take(columns.saturating_sub(1)).collect();
-        Some([Self::CLEAR, shown.as_bytes()].concat())
+        let text = text(super::window(std::io::stderr()).unwrap_or(super::WINDOW_DEFAULT));
+        let mut drawn = self.to_top();
+        let lines: Vec<String> = text.lines().map(|line| format!("\x1b[2K{line}")).collect();
+        drawn.push_str(&lines.join("\n"));
+        if lines.len() < self.lines {
+            drawn.push_str("\x1b[J");
+        }
+        self.lines = lines.len();
+        Some(drawn.into_bytes())
     }
 
-    /// Whether the line was there and has to be cleared now.
-    pub fn hide(&mut self) -> bool {
-        std::mem::take(&mut self.visible)
+    /// What to write to have the lines away; `None` if there are none.
+    pub fn hide(&mut self) -> Option<Vec<u8>> {
+        let clear = match self.lines {
+            0 => return None,
+            1 => "\r\x1b[2K".to_owned(),
+            _ => format!("{}\x1b[J", self.to_top()),
+        };
+        self.lines = 0;
+        Some(clear.into_bytes())
+    }
+
+    fn to_top(&self) -> String {
+        match self.lines.saturating_sub(1) {
+            0 => "\r".to_owned(),
+            above => format!("\r\x1b[{above}A"),
+        }
     }
 }
 
@@ -68,10 +92,22 @@ mod tests {
     #[test]
     fn it_is_drawn_at_most_ten_times_a_second() {
         let mut progress = Progress::default();
-        assert!(!progress.hide());
-        assert!(progress.draw(String::new).is_some());
-        assert!(progress.draw(|| unreachable!("too early")).is_none());
-        assert!(progress.hide());
-        assert!(!progress.hide());
+        assert_eq!(progress.hide(), None);
+        assert!(progress.draw(|_| "half".to_owned()).is_some());
+        assert!(progress.draw(|_| unreachable!("too early")).is_none());
+        assert_eq!(progress.hide().as_deref(), Some(&b"\r\x1b[2K"[..]));
+        assert_eq!(progress.hide(), None);
+    }
+
+    #[test]
+    fn lines_are_drawn_in_place_and_leave_nothing_behind() {
+        let mut progress = Progress::default();
+        let mut draw = |text: &str| {
+            progress.drawn_at = None;
+            String::from_utf8(progress.draw(|_| text.to_owned()).expect("it is time")).expect("UTF-8")
+        };
+        assert_eq!(draw("a\nb\nc"), "\r\x1b[2Ka\n\x1b[2Kb\n\x1b[2Kc");
+        assert_eq!(draw("d\ne"), "\r\x1b[2A\x1b[2Kd\n\x1b[2Ke\x1b[J");
+        assert_eq!(progress.hide().as_deref(), Some(&b"\r\x1b[1A\x1b[J"[..]));
     }
 }

@@ -38,6 +38,7 @@ fn family(page: &mut String, name: &str, help: &str, kind: MetricKind, samples: 
     }
 }
 
-fn escaped(value: &str) -> String {
+/// A label's value as it stands between quotes.
+pub fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -1,10 +1,12 @@
 //! What is said of hosts at their end, and of the job at its own: one line each.
 
 use super::moment::span;
+use crate::track::called;
 use muster_proto::id::JobId;
-use muster_proto::name::HostName;
 use muster_proto::names;
 use muster_proto::outcome::{Outcome, State, signal_name};
+use muster_proto::ping::TargetName;
+use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
@@ -16,20 +18,20 @@ const GROUPS_MAX: usize = 20;
 /// `ends` are the hosts in the order of the frozen list; `None` is not done.
 pub fn closing<'a>(
     verb: &str,
-    ends: impl Iterator<Item = (&'a HostName, Option<State>)>,
+    ends: impl Iterator<Item = (&'a TargetName, Option<State>)>,
     elapsed: Duration,
     job: JobId,
 ) -> String {
-    let mut of_state: [Vec<&str>; State::ALL.len()] = Default::default();
+    let mut of_state: [Vec<Cow<'_, str>>; State::ALL.len()] = Default::default();
     let (mut not_done, mut targets) = (Vec::new(), 0);
     for (name, state) in ends {
         targets += 1;
         match state {
-            Some(state) => of_state[state as usize].push(name.as_str()),
-            None => not_done.push(name.as_str()),
+            Some(state) => of_state[state as usize].push(called(name)),
+            None => not_done.push(called(name)),
         }
     }
-    let said = |count: usize, word: &str, names: &[&str]| format!("{count} {word} {}", folded(names));
+    let said = |count: usize, word: &str, names: &[Cow<'_, str>]| format!("{count} {word} {}", folded(names));
     let mut parts: Vec<String> = State::ALL
         .into_iter()
         .zip(&of_state)
@@ -106,7 +108,8 @@ mod tests {
     use super::*;
 
     fn line(ends: &[(&str, Option<State>)], millis: u64) -> String {
-        let names: Vec<HostName> = ends.iter().map(|(name, _)| name.parse().expect("a name")).collect();
+        let name = |name: &str| TargetName { from: None, host: name.parse().expect("a name") };
+        let names: Vec<TargetName> = ends.iter().map(|(host, _)| name(host)).collect();
         let ends = names.iter().zip(ends.iter().map(|(_, state)| *state));
         closing("run", ends, Duration::from_millis(millis), JobId::from_bytes([0; 16]))
     }
@@ -157,6 +160,7 @@ mod tests {
             signal,
             reason: reason.map(str::to_owned),
             duration: seconds.map(Duration::from_secs),
+            ping: None,
         };
         for (outcome, text) in [
             (outcome(State::Failed, Some(3), None, None, Some(1)), "failed: exit code 3"),

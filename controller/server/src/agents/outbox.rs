@@ -23,6 +23,8 @@ pub type OutboxStream = Pin<Box<dyn Stream<Item = Result<wire::ToAgent, Status>>
 
 /// Bytes of payloads after which a batch is sent as it is.
 const BATCH_BYTES_FULL: usize = 1 << 20;
+/// An IPv6 address with its zone, on the wire.
+const AIM_BYTES: usize = 40;
 
 /// One session's messages in order.
 pub struct Outbox {
@@ -101,7 +103,10 @@ impl Outbox {
         let mut bytes = 0;
         while bytes < BATCH_BYTES_FULL && batch.len() < limits::MESSAGES_PER_BATCH_MAX {
             match self.steps.pop_front() {
-                Some(Step::Message(message)) => batch.push(message),
+                Some(Step::Message(message)) => {
+                    bytes += weight(&message);
+                    batch.push(message);
+                }
                 Some(Step::Offer { job, task, until }) => {
                     bytes += job.signed.payload.len();
                     batch.extend(offer(&job, task, until));
@@ -140,6 +145,11 @@ impl Outbox {
         open.begun = true;
         Some(Some(ToAgent::Blob(chunk)))
     }
+}
+
+/// About how many bytes a message takes: most take a few, an order to look a thousand addresses.
+fn weight(message: &ToAgent) -> usize {
+    if let ToAgent::Probe(order) = message { order.aims.len() * AIM_BYTES } else { 0 }
 }
 
 /// What is left of the window is reckoned when the offer leaves. With nothing left the agent answers that it expired.

@@ -4,7 +4,9 @@
 //! rings the doorbell, answers, and sends. While the store commits, the next facts gather: under load a commit
 //! carries many.
 
-use super::{Engine, Look, Progress, Resumption, TaskView, view_of};
+use super::commit::commit;
+use super::machine::view_of;
+use super::{Engine, Look, Progress, Resumption, TaskView};
 use crate::clock;
 use crate::sessions::{Contact, Epoch, OfferedJob, Outgoing, Sessions};
 use crate::stats::Stats;
@@ -27,8 +29,6 @@ use tracing::{error, info, warn};
 const BATCH_LEN: usize = 256;
 /// Timers follow the wall clock, which may be set: it is looked at again after this long.
 const NAP_MAX: Duration = Duration::from_secs(30);
-/// A store that cannot write is tried again after this long; agents keep what is not acknowledged.
-const STORE_RETRY: Duration = Duration::from_secs(1);
 
 /// A fact for a job, from a door.
 pub(super) enum Input {
@@ -87,7 +87,7 @@ struct Afterwards {
 
 impl Running {
     pub(super) fn new(job: Job, signed: SignedJob, targets: Arc<[Target]>, tree: Tree, engine: Engine) -> Self {
-        let blobs = job.spec().command().blobs().collect();
+        let blobs = job.spec().work.blobs().collect();
         let places = targets.iter().zip(0..).map(|(target, place)| (target.agent, place)).collect();
         let epochs = vec![None; targets.len()];
         let offered = Arc::new(OfferedJob { signed, tree, blobs });
@@ -303,9 +303,6 @@ impl Running {
         let at = clock::now();
         let late = after.effects.late.drain(..);
         let late: Vec<_> = late.map(|(target, text)| LateEvidence { task: self.task(target), text, at }).collect();
-        if after.effects.events.is_empty() && after.audit.is_empty() && late.is_empty() {
-            return Ok(());
-        }
         let append = Append {
             job,
             events: std::mem::take(&mut after.effects.events),
@@ -315,25 +312,7 @@ impl Running {
             audit: std::mem::take(&mut after.audit),
             late,
         };
-        let last = append.events.last().map(|event| event.seq);
-        loop {
-            match self.store.append(append.clone()).await {
-                Ok(()) => {
-                    self.stats.committed(&append.events);
-                    return Ok(());
-                }
-                // A commit that seemed to fail may have been made: then the job stands where it should.
-                Err(error @ StoreError::Conflict(_)) => {
-                    let stored = self.store.job(job).await?.map(|stored| stored.last_seq);
-                    return if stored == last { Ok(()) } else { Err(error) };
-                }
-                Err(error @ StoreError::Closed) => return Err(error),
-                Err(error) => {
-                    error!(%job, %error, "the store cannot write; trying again");
-                    tokio::time::sleep(STORE_RETRY).await;
-                }
-            }
-        }
+        commit(&self.store, &self.stats, append).await
     }
 
     /// What the machine sends is for the session that it knows now: the next fact may bring a newer one.

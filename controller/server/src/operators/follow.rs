@@ -12,11 +12,11 @@ use futures_util::{Stream, stream};
 use muster_core::fleet::{Fleet, Member};
 use muster_core::target::Selector;
 use muster_proto::event::{Event, EventKind};
-use muster_proto::id::JobId;
+use muster_proto::id::{AgentId, JobId};
 use muster_proto::time::Timestamp;
 use muster_proto::wire;
 use muster_store::StoredJob;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -79,20 +79,20 @@ pub(super) async fn follow(
 /// The places that an expression over the job's own targets stands for.
 fn places(door: &OperatorDoor, stored: &StoredJob, expression: &str) -> Result<HashSet<u32>, Status> {
     let mut fleet = Fleet::default();
-    for target in stored.targets.iter() {
-        let labels = door.roster.labels(target.agent);
-        // Names are unique in a frozen list: they were when it was made.
-        let _ = fleet.insert(Member { id: target.agent, name: target.name.clone(), labels });
+    let mut places: HashMap<AgentId, Vec<u32>> = HashMap::new();
+    for (place, (name, agent)) in (0..).zip(stored.targets.names()) {
+        // What bears no agent's name is chosen by its own; what could be no host's name is not chosen at all.
+        let Some(name) = name.host.host_name() else { continue };
+        let labels = agent.map(|agent| door.roster.labels(agent)).unwrap_or_default();
+        // A host that several look at stands in the list several times.
+        let id = fleet.by_name(&name).map_or_else(|| AgentId::from_bytes(u128::to_be_bytes(place.into())), |it| it.id);
+        let _ = fleet.insert(Member { id, name, labels });
+        places.entry(id).or_default().push(place);
     }
     let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
     let selector = Selector::parse(expression).map_err(|error| invalid(&error))?;
     let chosen = selector.resolve(&fleet).map_err(|error| invalid(&error))?;
-    let chosen: HashSet<_> = chosen.into_iter().map(|target| target.agent).collect();
-    Ok((0..)
-        .zip(stored.targets.iter())
-        .filter(|(_, target)| chosen.contains(&target.agent))
-        .map(|(place, _)| place)
-        .collect())
+    Ok(chosen.into_iter().filter_map(|target| places.remove(&target.agent)).flatten().collect())
 }
 
 impl Follower {

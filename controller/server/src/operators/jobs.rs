@@ -1,13 +1,13 @@
 //! Jobs: planned, submitted, cancelled, listed, looked at.
 
-use super::{OperatorDoor, audit, find};
+use super::{OperatorDoor, audit, find, ping};
 use crate::clock;
 use crate::engine::{Cancelled, EngineError};
 use crate::reply::Reply as _;
 use muster_core::target::{Selection, guard};
 use muster_proto::command::BlobRef;
 use muster_proto::id::{AgentId, JobId};
-use muster_proto::job::{JobHost, JobList, JobSpec, SignedJob, Target, target_tree};
+use muster_proto::job::{JobHost, JobList, JobSpec, SignedJob, Target, TargetList, Work, target_tree};
 use muster_proto::limits;
 use muster_proto::name::OperatorName;
 use muster_proto::outcome::State;
@@ -53,11 +53,15 @@ pub(super) async fn submit(
     let signed = SignedJob::try_from(signed).map_err(|error| error.reply())?;
     let spec = door.trust.open(&signed).map_err(|error| error.reply())?;
     check_signer_and_time(&spec, operator)?;
-    let targets = frozen_list(door, &spec, &first.agents)?;
+    let targets = match (&spec.work, first.pings) {
+        (Work::Command(_), None) => TargetList::Agents(frozen_list(door, &spec, &first.agents)?.into()),
+        (Work::Ping(_), Some(list)) => TargetList::Pings(ping::frozen_list(door, &spec, list)?.into()),
+        _ => return Err(Status::invalid_argument("the target list is not of the kind that was signed")),
+    };
     receive_blobs(door, &spec, parts).await?;
 
     let job = spec.job;
-    let detail = format!("{job} on {} targets: {}", targets.len(), spec.command().program.title());
+    let detail = format!("{job} on {} targets: {}", targets.count(), spec.work.title());
     let record = audit(operator, "job.accept", detail);
     door.engine.submit(spec, signed, targets, record).await.map_err(|error| error.reply())?;
     // Who was disabled while this was accepted had no such job at work then.
@@ -108,7 +112,7 @@ async fn receive_blobs(
     mut parts: Streaming<wire::SubmitPart>,
 ) -> Result<(), Status> {
     let mut wanted: Vec<BlobRef> = Vec::new();
-    for blob in spec.command().blobs() {
+    for blob in spec.work.blobs() {
         if !wanted.contains(&blob) && door.store.blob(blob.digest).await.map_err(|error| error.reply())?.is_none() {
             wanted.push(blob);
         }
@@ -169,16 +173,15 @@ pub(super) async fn get(door: &OperatorDoor, request: wire::GetJobRequest) -> Re
     let job = job_id(&request.job)?;
     let stored = find::stored(&door.store, job).await?;
     let tasks = door.engine.tasks(job, &stored.spec).await.map_err(|error| error.reply())?;
-    let connected = door.sessions.contacts(stored.targets.iter().map(|target| target.agent));
+    let names = stored.targets.names();
+    let contact = |agent: Option<AgentId>| agent.is_some_and(|agent| door.sessions.contact(agent).is_here());
     let late = door.store.late_evidence_of(job).await.map_err(|error| error.reply())?;
     let mut late: HashMap<_, _> = late.into_iter().map(|late| (late.task.target, late.text)).collect();
-    let hosts = (0..).zip(stored.targets.iter()).zip(tasks).zip(connected);
-    let hosts = hosts.map(|(((place, target), (phase, outcome)), contact)| {
+    let hosts = (0..).zip(names).zip(tasks).map(|((place, (name, agent)), (phase, outcome))| {
         // Of a state that is known nothing can come too late: an agent that tells it again only missed our answer.
         let unknown = outcome.as_ref().is_some_and(|outcome| outcome.state == State::Indeterminate);
         let late = late.remove(&place).filter(|_| unknown);
-        let (target, connected) = (target.clone(), contact.is_here());
-        JobHost { target, phase, outcome, connected, late }.into()
+        JobHost { name, agent, phase, outcome, connected: contact(agent), late }.into()
     });
     Ok(wire::GetJobReply {
         hosts: hosts.collect(),

@@ -3,6 +3,7 @@
 use super::OperatorDoor;
 use crate::listen::ListenStats;
 use crate::reply::Reply as _;
+use crate::schedules::Figures;
 use crate::stats::{Kind, Stats, Tally};
 use muster_proto::job::Phase;
 use muster_proto::status::{Metric, MetricKind, Sample, Status};
@@ -18,17 +19,20 @@ pub(super) async fn status(door: &OperatorDoor) -> Result<Status, tonic::Status>
     let mut metrics = agents(door, everybody.len(), quarantined);
     metrics.extend(connections(door));
     metrics.extend(jobs(stats, door.engine.at_work(None).len(), &tasks));
+    metrics.extend(pings(stats));
+    let schedules = door.schedules.figures().await;
+    metrics.extend(rounds(&schedules));
     metrics.extend(store(stats, size));
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cluster: door.issuers.cluster(),
         started_at: stats.started_at,
-        alarms: alarms(stats, quarantined),
+        alarms: alarms(stats, quarantined, &schedules),
         metrics,
     })
 }
 
-fn alarms(stats: &Stats, quarantined: usize) -> Vec<String> {
+fn alarms(stats: &Stats, quarantined: usize, schedules: &[Figures]) -> Vec<String> {
     let mut alarms = Vec::new();
     if stats.disk_low.get() > 0 {
         let free = stats.disk_free.get() >> 20;
@@ -41,6 +45,8 @@ fn alarms(stats: &Stats, quarantined: usize) -> Vec<String> {
             "{quarantined} agents are used by two machines each: see `muster agents`, then `agents resolve`"
         ));
     }
+    let problem = |it: &Figures| Some(format!("the schedule {} does not run: {}", it.name, it.problem.as_ref()?));
+    alarms.extend(schedules.iter().filter_map(problem));
     alarms
 }
 
@@ -138,6 +144,67 @@ fn jobs(stats: &Stats, at_work: usize, tasks: &[(Phase, u64)]) -> Vec<Metric> {
             "output",
             "Bytes of output that were made durable.",
             stats.output_bytes.get(),
+        ),
+    ]
+}
+
+fn pings(stats: &Stats) -> Vec<Metric> {
+    vec![
+        gauge(
+            "muster_looks_at_work",
+            "pings at work",
+            "Pings at work, rounds of schedules included.",
+            stats.looks.get(),
+        ),
+        of_kinds(
+            ("muster_probes_total", "probes", "Probes of targets that have ended, by what came of them."),
+            MetricKind::Counter,
+            "result",
+            [("answered", stats.probes_answered.get()), ("lost", stats.probes_lost.get())],
+        ),
+        counter(
+            "muster_probe_replies_dropped_total",
+            "replies dropped",
+            "Replies that the kernel dropped since the controller was too slow; such probes are sent again.",
+            stats.replies_dropped.get(),
+        ),
+        counter(
+            "muster_probe_samples_dropped_total",
+            "samples dropped",
+            "Samples that were not told since nobody took them in time; the figures at the end hold them.",
+            stats.samples_dropped.get(),
+        ),
+    ]
+}
+
+/// One sample for each schedule, or one for each and each state.
+fn rounds(schedules: &[Figures]) -> Vec<Metric> {
+    let sample = |it: &Figures, state: Option<&str>, value| {
+        let state = state.map(|state| ("state".to_owned(), state.to_owned()));
+        Sample { labels: [("schedule".to_owned(), it.name.to_string())].into_iter().chain(state).collect(), value }
+    };
+    let each = |value: fn(&Figures) -> u64| schedules.iter().map(|it| sample(it, None, value(it))).collect();
+    let states = |it: &Figures| ["up", "down", "unknown"].into_iter().zip(it.pairs);
+    let by_state = schedules.iter().flat_map(|it| states(it).map(|(state, count)| sample(it, Some(state), count)));
+    vec![
+        metric(
+            ("muster_schedule_rounds_total", "rounds", "Rounds of each schedule that ran."),
+            MetricKind::Counter,
+            each(|it| it.rounds),
+        ),
+        metric(
+            (
+                "muster_schedule_rounds_late_total",
+                "late rounds",
+                "Rounds that were due before the one before was over.",
+            ),
+            MetricKind::Counter,
+            each(|it| it.late),
+        ),
+        metric(
+            ("muster_schedule_pairs", "scheduled", "Pairs of each schedule, by how they are."),
+            MetricKind::Gauge,
+            by_state.collect(),
         ),
     ]
 }

@@ -41,7 +41,7 @@ pub(super) async fn why(door: &OperatorDoor, request: wire::WhyRequest) -> Resul
     let (agent, place) = match &job {
         Some(job) => {
             let place = place_in(job, &request.host)?;
-            (job.targets[place as usize].agent, Some(place))
+            (place.1, Some(place.0))
         }
         None => (agent_of(door, &request.host)?, None),
     };
@@ -100,11 +100,15 @@ fn agent_of(door: &OperatorDoor, host: &str) -> Result<AgentId, Status> {
     }
 }
 
-fn place_in(job: &StoredJob, host: &str) -> Result<u32, Status> {
+fn place_in(job: &StoredJob, host: &str) -> Result<(u32, AgentId), Status> {
+    let Some(targets) = job.targets.agents() else {
+        let job = job.spec.job;
+        let text = format!("job {job} is a ping: `muster job {job}` says how each host answered, and why not");
+        return Err(Status::invalid_argument(text));
+    };
     let id = host.parse().ok();
-    let found =
-        (0..).zip(job.targets.iter()).find(|(_, target)| target.name.as_str() == host || Some(target.agent) == id);
-    found.map(|(place, _)| place).ok_or_else(|| {
+    let found = (0..).zip(targets.iter()).find(|(_, target)| target.name.as_str() == host || Some(target.agent) == id);
+    found.map(|(place, target)| (place, target.agent)).ok_or_else(|| {
         let (host, job) = (text::line(host), job.spec.job);
         Status::not_found(format!("{host} is no target of job {job}: `muster job {job}` lists those that are"))
     })
@@ -158,7 +162,7 @@ async fn finished(door: &OperatorDoor, agent: AgentId, lines: &mut Vec<TaskLine>
 async fn part_in(door: &OperatorDoor, job: JobId, agent: AgentId) -> Result<Option<(StoredJob, u32)>, Status> {
     let stored = door.store.job(job).await.map_err(|error| error.reply())?;
     Ok(stored.and_then(|stored| {
-        let place = stored.targets.iter().position(|target| target.agent == agent)?;
+        let place = stored.targets.agents()?.iter().position(|target| target.agent == agent)?;
         Some((stored, u32::try_from(place).ok()?))
     }))
 }
@@ -224,7 +228,7 @@ fn told(job: &StoredJob, events: Vec<(Event, u64)>) -> TaskStory {
                 (story.outcome, story.finished_at) = (Some(outcome), Some(time));
             }
             EventKind::Cancelling { operator } => story.cancelled = Some((time, operator)),
-            EventKind::Done { .. } => {}
+            EventKind::Done { .. } | EventKind::Probed { .. } => {}
         }
     }
     story

@@ -141,6 +141,38 @@ CREATE TABLE operators (
     disabled_at     INTEGER
 );
 
+-- Pings that the controller repeats. `id` is never given twice: what is left of a schedule that was removed belongs to
+-- no other. `body` says who is looked at, and what is asked.
+CREATE TABLE schedules (
+    name       TEXT    NOT NULL PRIMARY KEY,
+    id         BLOB    NOT NULL UNIQUE,
+    operator   TEXT    NOT NULL,
+    every_ms   INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    body       BLOB    NOT NULL
+);
+
+-- How all pairs of a schedule were in 10 minutes, in one packed record.
+CREATE TABLE ping_intervals (
+    schedule BLOB    NOT NULL,
+    start    INTEGER NOT NULL,
+    body     BLOB    NOT NULL,
+    PRIMARY KEY (schedule, start)
+) WITHOUT ROWID;
+CREATE INDEX ping_intervals_start ON ping_intervals (start);
+
+-- Who of a schedule's pairs went up or down; `vantage` is empty where the controller looks.
+CREATE TABLE ping_changes (
+    schedule BLOB    NOT NULL,
+    at       INTEGER NOT NULL,
+    vantage  TEXT    NOT NULL,
+    host     TEXT    NOT NULL,
+    up       INTEGER NOT NULL CHECK (up IN (0, 1)),
+    reason   TEXT,
+    PRIMARY KEY (schedule, at, vantage, host)
+) WITHOUT ROWID;
+CREATE INDEX ping_changes_at ON ping_changes (at);
+
 -- Who did what. Each hash covers the one before it, so that a change anywhere shows.
 CREATE TABLE audit (
     seq    INTEGER NOT NULL PRIMARY KEY,

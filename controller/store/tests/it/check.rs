@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 fn outcome(state: State) -> Outcome {
-    Outcome { state, exit_code: None, signal: None, reason: None, duration: None }
+    Outcome { state, exit_code: None, signal: None, reason: None, duration: None, ping: None }
 }
 
 /// Two jobs: one is done, with output of both kinds and with stdin, one is at work.
@@ -27,7 +27,7 @@ async fn fill(dir: &Path) -> Result<(JobId, BlobRef), Failure> {
     writer.write(bytes).await?;
     writer.finish().await?;
     let mut new: NewJob = new_job(done);
-    let Work::Command(command) = &mut new.spec.work;
+    let Work::Command(command) = &mut new.spec.work else { panic!("a command") };
     command.stdin = Some(blob);
     new.signed.payload = new.spec.encode();
     store.accept(new).await?;

@@ -4,7 +4,7 @@ use muster_proto::command::{Command, Program};
 use muster_proto::event::{Event, EventKind};
 use muster_proto::fleet::Party;
 use muster_proto::id::{AgentId, BootId, ClusterId, JobId, StartId};
-use muster_proto::job::{JobSpec, JobState, SignedJob, Target, TargetsDigest, Work, target_tree};
+use muster_proto::job::{JobSpec, JobState, SignedJob, Target, TargetList, TargetsDigest, Work};
 use muster_proto::link::Nonce;
 use muster_proto::outcome::Counts;
 use muster_proto::time::Timestamp;
@@ -55,14 +55,14 @@ pub fn open(number: u8, presented: Option<Nonce>, party: Party) -> OpenSession {
 }
 
 /// Two targets.
-pub fn targets() -> Vec<Target> {
-    [1, 2].map(|n| Target { agent: agent_id(n), name: good(&format!("web{n}")) }).into()
+pub fn targets() -> TargetList {
+    TargetList::Agents([1, 2].map(|n| Target { agent: agent_id(n), name: good(&format!("web{n}")) }).into())
 }
 
 /// A job that was just planned.
 pub fn new_job(job: JobId) -> NewJob {
     let targets = targets();
-    let digest = TargetsDigest { root: target_tree(&targets).expect("two targets have a tree").root(), count: 2 };
+    let digest = TargetsDigest { root: targets.tree().expect("two targets have a tree").root(), count: 2 };
     let spec = JobSpec {
         cluster: ClusterId::from_bytes([7; 16]),
         job,

@@ -3,9 +3,11 @@
 use crate::common::{append, good, job_id, new_job};
 use muster_proto::event::{Event, EventKind, Stream};
 use muster_proto::outcome::{Counts, Outcome, State};
+use muster_proto::ping::{Contact, Failure, FailureKind, PingReport, Sample, Summary, Tally};
 use muster_proto::time::Timestamp;
 use muster_store::Store;
 use proptest::prelude::*;
+use std::net::IpAddr;
 use std::time::Duration;
 
 fn streams() -> impl Strategy<Value = Stream> {
@@ -28,10 +30,49 @@ fn output() -> impl Strategy<Value = Vec<u8>> {
 
 fn outcomes() -> impl Strategy<Value = Outcome> {
     let (exit_code, signal) = (any::<Option<u8>>(), any::<Option<u8>>());
-    let rest = (prop::option::of(".{0,20}"), prop::option::of((0..u64::MAX).prop_map(Duration::from_nanos)));
+    let rest = (prop::option::of(".{0,20}"), prop::option::of(spans()), prop::option::of(reports()));
     (prop::sample::select(&State::ALL[..]), exit_code, signal, rest).prop_map(
-        |(state, exit_code, signal, (reason, duration))| Outcome { state, exit_code, signal, reason, duration },
+        |(state, exit_code, signal, (reason, duration, ping))| {
+            let ping = ping.map(Box::new);
+            Outcome { state, exit_code, signal, reason, duration, ping }
+        },
     )
+}
+
+fn addresses() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![any::<[u8; 4]>().prop_map(IpAddr::from), any::<[u8; 16]>().prop_map(IpAddr::from)]
+}
+
+fn spans() -> impl Strategy<Value = Duration> {
+    any::<u64>().prop_map(Duration::from_nanos)
+}
+
+fn samples() -> impl Strategy<Value = Sample> {
+    let failure = (prop::sample::select(&FailureKind::ALL[..]), prop::option::of(addresses()));
+    let failure = failure.prop_map(|(kind, from)| Err(Failure { kind, from }));
+    let answer = prop_oneof![spans().prop_map(Ok), failure];
+    (any::<u32>(), answer).prop_map(|(number, answer)| Sample { number, answer })
+}
+
+fn tallies() -> impl Strategy<Value = Tally> {
+    let rtt = prop::collection::vec(spans(), 7).prop_map(|spans| match spans[..] {
+        [min, mean, max, median, p95, p99, jitter] => Some(Summary { min, mean, max, median, p95, p99, jitter }),
+        _ => None,
+    });
+    (any::<[u32; 5]>(), prop_oneof![Just(None), rtt]).prop_map(|([sent, received, duplicates, late, damaged], rtt)| {
+        Tally { sent, received, duplicates, late, damaged, rtt }
+    })
+}
+
+fn reports() -> impl Strategy<Value = PingReport> {
+    let agent = prop::option::of(prop::sample::select(&[Contact::Connected, Contact::Away][..]));
+    let ways = (prop::option::of(tallies()), prop::option::of(tallies()));
+    (prop::option::of(addresses()), ways, agent).prop_map(|(address, (icmp, link), agent)| PingReport {
+        address,
+        icmp,
+        link,
+        agent,
+    })
 }
 
 fn kinds() -> impl Strategy<Value = EventKind> {
@@ -53,6 +94,7 @@ fn kinds() -> impl Strategy<Value = EventKind> {
             bytes
         }),
         (target, outcomes()).prop_map(|(target, outcome)| EventKind::Finished { target, outcome }),
+        (target, samples()).prop_map(|(target, sample)| EventKind::Probed { target, sample }),
         "[a-z0-9]{1,63}".prop_map(|name| EventKind::Cancelling { operator: good(&name) }),
         prop::collection::vec((prop::sample::select(&State::ALL[..]), any::<u32>()), 0..12).prop_map(|list| {
             let mut counts = Counts::default();

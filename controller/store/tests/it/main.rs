@@ -5,5 +5,6 @@ mod common;
 mod events;
 mod faults;
 mod retention;
+mod schedules;
 mod sessions;
 mod story;

@@ -5,8 +5,9 @@ use muster_proto::command::BlobRef;
 use muster_proto::event::{Event, EventKind, Stream};
 use muster_proto::fleet::{Facts, Labels, PendingAgent};
 use muster_proto::id::TaskId;
-use muster_proto::job::{JobList, JobState};
+use muster_proto::job::{JobList, JobState, TargetList, Work};
 use muster_proto::outcome::{Counts, End, EndKind, State};
+use muster_proto::ping::{Detail, Family, Pair, PingHost, PingList, PingSpec, Probes, Way};
 use muster_proto::token::Token;
 use muster_store::{
     AcceptError, AgentError, AgentRecord, Append, ApproveError, BlobError, EnrolBy, EnrolError, LateEvidence,
@@ -222,7 +223,7 @@ async fn job(store: &Store) -> Result<Vec<Event>, Failure> {
     assert_eq!(store.late_evidence_of(id).await?, [late(0, "first"), late(1, "it ran after all")]);
 
     let stored = store.job(id).await?.ok_or("the job is stored")?;
-    assert_eq!((&stored.spec, &stored.signed, &stored.targets[..]), (&new.spec, &new.signed, &targets()[..]));
+    assert_eq!((&stored.spec, &stored.signed, &stored.targets), (&new.spec, &new.signed, &targets()));
     assert_eq!((stored.last_seq, stored.summary.state, stored.summary.counts), (7, JobState::Done, counts));
     assert_eq!((&stored.summary.operator, &stored.summary.title[..]), (&good("ann"), "uptime"));
     assert_eq!(stored.summary.argv, ["/bin/sh", "-c", "uptime"]);
@@ -254,5 +255,29 @@ async fn blobs(store: &Store) -> Result<(), Failure> {
     let huge = BlobRef { size: u64::MAX, ..blob };
     assert!(matches!(store.blob_writer(huge).await, Err(BlobError::TooLarge)));
     assert!(store.blob(other.digest).await?.is_none());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_list_of_a_ping_is_kept_pair_by_pair() -> Result<(), Failure> {
+    let dir = tempfile::tempdir()?;
+    let store = Store::open(&dir.path().join("state")).await?;
+    let TargetList::Agents(agents) = targets() else { panic!("agents") };
+    let host = |name: &str, agent| PingHost { name: good(name), agent };
+    let hosts = vec![host("web9", None), host("fe80::1%eth0", None), host("web1", Some(agent_id(1)))];
+    let pair = |from, to| Pair { from, to };
+    let pairs = vec![pair(None, 2), pair(Some(1), 0), pair(Some(0), 1), pair(None, 0)];
+    let mesh = PingList::new(agents.to_vec(), hosts.clone(), pairs)?;
+    for (number, list) in [(1, mesh), (2, PingList::from_controller(hosts)?)] {
+        let mut new = new_job(job_id(number));
+        new.targets = TargetList::Pings(list.into());
+        let spec = PingSpec { way: Way::Both, family: Family::Any, detail: Detail::Ends, probes: Probes::default() };
+        new.spec.work = Work::Ping(spec);
+        new.signed.payload = new.spec.encode();
+        store.accept(new.clone()).await?;
+        let stored = store.job(job_id(number)).await?.ok_or("it is there")?;
+        assert_eq!((stored.targets, stored.spec), (new.targets, new.spec));
+        assert_eq!(stored.summary.title, "ping");
+    }
     Ok(())
 }

@@ -47,12 +47,14 @@ pub(super) fn counts_of(list: &[wire::StateCount]) -> Result<Counts, WireError> 
 
 impl From<Outcome> for wire::Outcome {
     fn from(outcome: Outcome) -> Self {
+        let ping = super::ping::report_to_wire(&outcome);
         Self {
             state: wire::State::from(outcome.state).into(),
             exit_code: outcome.exit_code.map(Into::into),
             signal: outcome.signal.map(Into::into),
             reason: outcome.reason.unwrap_or_default(),
             duration_ms: outcome.duration.map(millis),
+            ping,
         }
     }
 }
@@ -67,6 +69,7 @@ impl TryFrom<wire::Outcome> for Outcome {
             signal: outcome.signal.map(|signal| small(signal, "signal")).transpose()?,
             reason: (!outcome.reason.is_empty()).then(|| text::line(&outcome.reason)),
             duration: outcome.duration_ms.map(Duration::from_millis),
+            ping: super::ping::report_of(outcome.ping)?,
         })
     }
 }
@@ -113,6 +116,7 @@ impl From<Event> for wire::Event {
             EventKind::Truncated { stream, bytes, .. } => {
                 Kind::Truncated(wire::TruncatedEvent { stream: wire::Stream::from(stream).into(), bytes })
             }
+            EventKind::Probed { sample, .. } => Kind::Probed(sample.into()),
             EventKind::Finished { outcome, .. } => {
                 Kind::Finished(wire::FinishedEvent { outcome: Some(outcome.into()) })
             }
@@ -149,6 +153,7 @@ impl TryFrom<wire::Event> for Event {
                 stream: truncated.stream().try_into()?,
                 bytes: truncated.bytes,
             },
+            Kind::Probed(sample) => EventKind::Probed { target: target()?, sample: sample.try_into()? },
             Kind::Finished(finished) => {
                 EventKind::Finished { target: target()?, outcome: present(finished.outcome, "outcome")?.try_into()? }
             }

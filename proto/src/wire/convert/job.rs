@@ -1,9 +1,11 @@
 //! Signed payloads, targets, job summaries.
 
+use super::ping::some_name;
 use super::{WireError, bytes_of, digest_of, id_of, millis, parsed, present};
 use crate::command::{BlobRef, Command, EnvVar, OutputLimit, Program};
 use crate::job::{JobHost, JobSpec, JobState, JobSummary, Phase, SignedJob, Target, TargetsDigest, Work};
 use crate::limits;
+use crate::ping::TargetName;
 use crate::text;
 use crate::time::Timestamp;
 use crate::wire;
@@ -14,7 +16,10 @@ use std::time::Duration;
 impl JobSpec {
     /// The bytes that are signed.
     pub fn encode(&self) -> Bytes {
-        let Work::Command(command) = &self.work;
+        let work = match &self.work {
+            Work::Command(command) => wire::job_payload::Work::Command(command.into()),
+            Work::Ping(spec) => wire::job_payload::Work::Probe(spec.into()),
+        };
         let payload = wire::JobPayload {
             format: limits::PAYLOAD_FORMAT,
             cluster: bytes_of(self.cluster.as_bytes()),
@@ -29,7 +34,7 @@ impl JobSpec {
             concurrency: self.concurrency.unwrap_or(0),
             waves: Vec::new(),
             max_fail: None,
-            work: Some(wire::job_payload::Work::Command(command.into())),
+            work: Some(work),
         };
         payload.encode_to_vec().into()
     }
@@ -44,8 +49,10 @@ impl JobSpec {
         if payload.format != limits::PAYLOAD_FORMAT || payload.encode_to_vec() != *bytes {
             return Err(WireError::Payload);
         }
-        let Some(wire::job_payload::Work::Command(command)) = payload.work else {
-            return Err(WireError::Payload);
+        let work = match payload.work {
+            Some(wire::job_payload::Work::Command(command)) => Work::Command(command.try_into()?),
+            Some(wire::job_payload::Work::Probe(probe)) => Work::Ping(probe.try_into()?),
+            Some(wire::job_payload::Work::Check(_)) | None => return Err(WireError::Payload),
         };
         if !payload.waves.is_empty() || payload.max_fail.is_some() {
             return Err(WireError::Payload);
@@ -60,7 +67,7 @@ impl JobSpec {
             targets: TargetsDigest { root: digest_of(&payload.targets_root, "targets_root")?, count: payload.targets },
             attempts_max: payload.attempts_max,
             concurrency: (payload.concurrency > 0).then_some(payload.concurrency),
-            work: Work::Command(command.try_into()?),
+            work,
         };
         spec.check()?;
         Ok(spec)
@@ -248,8 +255,9 @@ pub(super) fn phase_of(word: &str) -> Result<Phase, WireError> {
 impl From<JobHost> for wire::JobHost {
     fn from(host: JobHost) -> Self {
         Self {
-            agent: bytes_of(host.target.agent.as_bytes()),
-            name: host.target.name.to_string(),
+            agent: host.agent.map(|agent| bytes_of(agent.as_bytes())).unwrap_or_default(),
+            name: host.name.host.to_string(),
+            from: host.name.from.map(|from| from.to_string()).unwrap_or_default(),
             phase: host.phase.as_str().to_owned(),
             outcome: host.outcome.map(Into::into),
             connected: host.connected,
@@ -263,7 +271,8 @@ impl TryFrom<wire::JobHost> for JobHost {
 
     fn try_from(host: wire::JobHost) -> Result<Self, WireError> {
         Ok(Self {
-            target: Target { agent: id_of(&host.agent, "agent")?, name: parsed(&host.name, "name")? },
+            name: TargetName { from: some_name(&host.from)?, host: parsed(&host.name, "name")? },
+            agent: if host.agent.is_empty() { None } else { Some(id_of(&host.agent, "agent")?) },
             phase: phase_of(&host.phase)?,
             outcome: host.outcome.map(TryInto::try_into).transpose()?,
             connected: host.connected,

@@ -71,6 +71,10 @@ impl From<FromAgent> for wire::AgentMessage {
             FromAgent::Hello(hello) => Kind::Hello(hello.into()),
             FromAgent::Facts(facts) => Kind::Facts(facts.into()),
             FromAgent::NonceStored(epoch) => Kind::NonceStored(wire::NonceStored { epoch }),
+            FromAgent::Echo(token) => Kind::Echo(wire::Echo { token }),
+            FromAgent::Probed { sweep, findings } => {
+                Kind::Probed(wire::Probed { sweep, findings: findings.into_iter().map(Into::into).collect() })
+            }
             FromAgent::Renew(csr) => Kind::Renew(wire::Renew { csr }),
             FromAgent::Task(task, report) => {
                 let task = Some(task.into());
@@ -115,6 +119,8 @@ impl TryFrom<wire::AgentMessage> for FromAgent {
             Kind::NonceStored(stored) => return Ok(Self::NonceStored(stored.epoch)),
             Kind::Renew(renew) if renew.csr.len() > limits::CSR_BYTES_MAX => return Err(WireError::Field("csr")),
             Kind::Renew(renew) => return Ok(Self::Renew(renew.csr)),
+            Kind::Echo(echo) => return Ok(Self::Echo(echo.token)),
+            Kind::Probed(probed) => return probed_of(probed),
             Kind::Accepted(accepted) => (accepted.task, TaskReport::Accepted),
             Kind::Rejected(rejected) => {
                 let kind = rejected.kind().try_into()?;
@@ -142,6 +148,14 @@ impl TryFrom<wire::AgentMessage> for FromAgent {
         };
         Ok(Self::Task(task_of(task)?, report))
     }
+}
+
+fn probed_of(probed: wire::Probed) -> Result<FromAgent, WireError> {
+    if probed.findings.len() > limits::PROBES_PER_MESSAGE_MAX {
+        return Err(WireError::Field("findings"));
+    }
+    let findings = probed.findings.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+    Ok(FromAgent::Probed { sweep: probed.sweep, findings })
 }
 
 impl From<RejectKind> for wire::RejectKind {
@@ -259,6 +273,9 @@ impl From<ToAgent> for wire::ControllerMessage {
             ToAgent::Refused { reason, retry_after } => {
                 Kind::Refused(wire::Refused { reason, retry_after_ms: millis(retry_after) })
             }
+            ToAgent::Echo(token) => Kind::Echo(wire::Echo { token }),
+            ToAgent::Probe(order) => Kind::Probe(order.into()),
+            ToAgent::ProbeStop(sweep) => Kind::ProbeStop(wire::ProbeStop { sweep }),
             ToAgent::Renewed(certificate) => Kind::Renewed(wire::Renewed { certificate }),
         };
         Self { kind: Some(kind) }
@@ -316,6 +333,9 @@ impl TryFrom<wire::ControllerMessage> for ToAgent {
                 return Err(WireError::Field("certificate"));
             }
             Kind::Renewed(renewed) => Self::Renewed(renewed.certificate),
+            Kind::Echo(echo) => Self::Echo(echo.token),
+            Kind::Probe(order) => Self::Probe(order.try_into()?),
+            Kind::ProbeStop(stop) => Self::ProbeStop(stop.sweep),
         })
     }
 }

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::listen::PeerInfo;
+use crate::ping::Prober;
+use crate::roster::Roster;
 use crate::sessions::{Mailbox, Session};
 use muster_proto::command::{Command, Program};
 use muster_proto::fleet::{Party, Quarantine};
@@ -41,7 +43,9 @@ impl Fixture {
         let targets: Arc<[Target]> = vec![Target { agent: AGENT, name: "web01".parse().expect("a name") }].into();
         let tree = target_tree(&targets).expect("a tree");
         let stats = Arc::new(Stats::default());
-        let engine = Engine { store, sessions: sessions.clone(), jobs: Arc::default(), stats };
+        let roster = Roster::load(&store, sessions.clone()).await.expect("a roster");
+        let prober = Prober::new(sessions.clone(), roster, Arc::clone(&stats));
+        let engine = Engine { store, sessions: sessions.clone(), prober, jobs: Arc::default(), stats };
         let running = Running::new(Job::restore(spec), signed, targets, tree, engine);
         Self { _dir: dir, sessions, running, after: Afterwards::default() }
     }

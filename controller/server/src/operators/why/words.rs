@@ -90,7 +90,7 @@ fn ended(host: &Host<'_>, seen: &Seen<'_>, outcome: &Outcome) -> String {
             format!("failed{how}{ran}; `muster logs {job} -w {name}` prints what it wrote")
         }
         State::TimedOut => {
-            let limit = spoken(seen.spec.command().timeout);
+            let limit = spoken(run_timeout(seen.spec));
             format!("timed_out: it ran longer than its run timeout (-u) of {limit} and was ended")
         }
         State::Cancelled => {
@@ -174,7 +174,7 @@ fn at_work(host: &Host<'_>, seen: &Seen<'_>) -> String {
             format!("started, and goes on without contact: {}; {}{ending}", host.absence(), until(at))
         }
         Phase::Started(_) => {
-            let timeout = task.started_at.map(|at| host.at(at + spec.command().timeout)).unwrap_or_default();
+            let timeout = task.started_at.map(|at| host.at(at + run_timeout(spec))).unwrap_or_default();
             format!(
                 "started: it runs since {}, and the run timeout (-u) ends it {timeout}{ending}",
                 since(task.started_at)
@@ -230,6 +230,11 @@ fn spoken(span: Duration) -> String {
         120..7_200 => format!("{} min", seconds / 60),
         _ => format!("{} h", seconds / 3_600),
     }
+}
+
+/// How long the program may run.
+fn run_timeout(spec: &JobSpec) -> Duration {
+    spec.work.command().map_or(Duration::ZERO, |command| command.timeout)
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ fn story(outcome: Option<Outcome>) -> TaskStory {
 
 fn ran(state: State, exit_code: Option<u8>, reason: Option<&str>) -> Outcome {
     let reason = reason.map(str::to_owned);
-    Outcome { state, exit_code, signal: None, reason, duration: Some(Duration::from_millis(4_100)) }
+    Outcome { state, exit_code, signal: None, reason, duration: Some(Duration::from_millis(4_100)), ping: None }
 }
 
 fn about(task: &TaskStory, look: Option<&Look>) -> String {

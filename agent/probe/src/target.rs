@@ -1,0 +1,110 @@
+//! One target of a sweep: what came back of its probes so far.
+
+use crate::Aim;
+use muster_proto::ping::{Detail, Failure, Rtts, Sample, Tally};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+/// One target of a sweep. There may be a hundred thousand, so it is small.
+#[derive(Debug)]
+pub struct Target {
+    /// Where it is.
+    pub aim: Aim,
+    /// It has ended: nothing more is said of it.
+    pub ended: bool,
+    /// Probes that have begun.
+    pub sent: u32,
+    /// Probes that have begun and not ended.
+    pub pending: u32,
+    /// As in [`Tally`].
+    pub duplicates: u32,
+    /// As in [`Tally`].
+    pub late: u32,
+    /// As in [`Tally`].
+    pub damaged: u32,
+    /// The newest reason why a probe was not answered.
+    failure: Option<Failure>,
+    /// What was said against a probe that may still be answered, for the newest such probe.
+    said: Option<(u32, Failure)>,
+    /// Whether the probe that ended last was answered.
+    answered: Option<bool>,
+    /// Boxed, since most targets have none at a time: they are not asked yet, or have ended.
+    rtts: Option<Box<Rtts>>,
+}
+
+impl Target {
+    /// A target of which nothing is known.
+    pub const fn new(aim: Aim) -> Self {
+        Self {
+            aim,
+            ended: false,
+            sent: 0,
+            pending: 0,
+            duplicates: 0,
+            late: 0,
+            damaged: 0,
+            failure: None,
+            said: None,
+            answered: None,
+            rtts: None,
+        }
+    }
+
+    /// Begins a probe and names it.
+    pub const fn begin(&mut self) -> u32 {
+        self.pending += 1;
+        self.sent += 1;
+        self.sent - 1
+    }
+
+    /// Whether so many probes have begun.
+    pub fn has_begun(&self, count: Option<NonZeroU32>) -> bool {
+        count.is_some_and(|count| self.sent >= count.get())
+    }
+
+    /// Something speaks against a probe, which may still be answered.
+    pub const fn warn(&mut self, probe: u32, failure: Failure) {
+        self.said = Some((probe, failure));
+    }
+
+    /// An error for a probe that was given up in silence says why.
+    pub fn explain(&mut self, failure: Failure) {
+        self.failure = self.failure.map(|known| if known == Failure::NO_REPLY { failure } else { known });
+    }
+
+    /// Why a probe that ran out has no answer.
+    pub fn reason(&self, probe: u32) -> Failure {
+        self.said.filter(|(of, _)| *of == probe).map_or(Failure::NO_REPLY, |(_, failure)| failure)
+    }
+
+    /// Ends a probe; gives what is to be told of it.
+    pub fn end_probe(&mut self, probe: u32, answer: Result<Duration, Failure>, detail: Detail) -> Option<Sample> {
+        self.pending -= 1;
+        match answer {
+            Ok(rtt) => self.rtts.get_or_insert_default().add(rtt),
+            Err(failure) => self.failure = Some(failure),
+        }
+        let changed = self.answered.replace(answer.is_ok()) != Some(answer.is_ok());
+        let told = match detail {
+            Detail::Ends => false,
+            Detail::Changes => changed,
+            Detail::Each => true,
+        };
+        told.then_some(Sample { number: probe, answer })
+    }
+
+    /// Ends it, with this failure if it never could be asked; gives the last word.
+    pub fn end(&mut self, failure: Option<Failure>) -> (Tally, Option<Failure>) {
+        self.ended = true;
+        let rtts = self.rtts.take().unwrap_or_default();
+        let tally = Tally {
+            sent: self.sent,
+            received: rtts.count(),
+            duplicates: self.duplicates,
+            late: self.late,
+            damaged: self.damaged,
+            rtt: rtts.summary(),
+        };
+        (tally, failure.or(self.failure))
+    }
+}

@@ -1,0 +1,98 @@
+//! The pure machine of a job, by what the job does.
+
+use super::TaskView;
+use crate::clock;
+use muster_core::job::{Effects, Job};
+use muster_core::sweep::Sweep;
+use muster_core::task::Task;
+use muster_proto::event::Event;
+use muster_proto::job::{JobSpec, JobState, Work};
+
+/// A job with all its targets.
+pub(super) enum Machine {
+    /// Runs a program on agents.
+    Command(Job),
+    /// Looks at hosts.
+    Ping(Sweep),
+}
+
+impl Machine {
+    /// A job whose list was just frozen, with its first events.
+    pub(super) fn plan(spec: JobSpec) -> (Self, Vec<Event>) {
+        match &spec.work {
+            Work::Command(_) => {
+                let mut effects = Effects::default();
+                let job = Job::plan(spec, clock::now(), &mut effects);
+                (Self::Command(job), effects.events)
+            }
+            Work::Ping(_) => {
+                let mut events = Vec::new();
+                let sweep = Sweep::plan(spec, clock::now(), &mut events);
+                (Self::Ping(sweep), events)
+            }
+        }
+    }
+
+    /// A job about to be replayed from its events.
+    pub(super) fn restore(spec: JobSpec) -> Self {
+        match &spec.work {
+            Work::Command(_) => Self::Command(Job::restore(spec)),
+            Work::Ping(_) => Self::Ping(Sweep::restore(spec)),
+        }
+    }
+
+    /// Takes one stored event, in order.
+    pub(super) fn replay(&mut self, event: &Event) {
+        match self {
+            Self::Command(job) => job.replay(event),
+            Self::Ping(sweep) => sweep.replay(event),
+        }
+    }
+
+    /// Goes on after a replay.
+    pub(super) fn resume(&mut self) {
+        match self {
+            Self::Command(job) => job.resume(clock::now()),
+            Self::Ping(_) => {}
+        }
+    }
+
+    pub(super) const fn spec(&self) -> &JobSpec {
+        match self {
+            Self::Command(job) => job.spec(),
+            Self::Ping(sweep) => sweep.spec(),
+        }
+    }
+
+    pub(super) const fn state(&self) -> JobState {
+        match self {
+            Self::Command(job) => job.state(),
+            Self::Ping(sweep) => sweep.state(),
+        }
+    }
+
+    pub(super) const fn last_seq(&self) -> u64 {
+        match self {
+            Self::Command(job) => job.last_seq(),
+            Self::Ping(sweep) => sweep.last_seq(),
+        }
+    }
+
+    /// Where the targets stand, in the order of the list.
+    pub(super) fn views(&self) -> Vec<TaskView> {
+        match self {
+            Self::Command(job) => job.tasks().iter().map(view_of).collect(),
+            Self::Ping(sweep) => views_of(sweep),
+        }
+    }
+}
+
+/// Where a task stands.
+pub(super) fn view_of(task: &Task) -> TaskView {
+    (task.shown_phase(), task.outcome().cloned())
+}
+
+/// Where the targets of a ping stand.
+pub(super) fn views_of(sweep: &Sweep) -> Vec<TaskView> {
+    sweep.views().map(|(phase, outcome)| (phase, outcome.cloned())).collect()
+}

@@ -1,0 +1,185 @@
+//! A ping at work: owned by one task around one pure [`Sweep`], fed by the [`Prober`].
+//!
+//! After a restart the targets that are open are looked at anew: a probe executes nothing, so nothing is done twice.
+
+use super::commit::commit;
+use super::machine::views_of;
+use super::running::Input;
+use super::{Progress, Resumption, TaskView};
+use crate::clock;
+use crate::ping::{Look, News, Prober};
+use crate::stats::Stats;
+use muster_core::sweep::Sweep;
+use muster_proto::event::Event;
+use muster_proto::job::{JobState, Work};
+use muster_proto::outcome::State;
+use muster_proto::ping::PingList;
+use muster_store::{Append, AuditEntry, Store, StoreError};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info};
+
+/// Questions and orders taken at a time.
+const BATCH_LEN: usize = 64;
+
+/// A ping with what its task needs.
+pub(super) struct Pinging {
+    sweep: Sweep,
+    look: Option<Look>,
+    /// What becomes of targets that nobody has looked at when the look is over.
+    rest: (State, String),
+    store: Store,
+    stats: Arc<Stats>,
+}
+
+/// What is done once the events are durable.
+#[derive(Default)]
+struct Afterwards {
+    events: Vec<Event>,
+    cancels: Vec<oneshot::Sender<()>>,
+    views: Vec<oneshot::Sender<Vec<TaskView>>>,
+    audit: Vec<AuditEntry>,
+}
+
+impl Pinging {
+    /// Looks at all targets that are open.
+    pub(super) fn new(sweep: Sweep, list: Arc<PingList>, prober: &Prober, store: Store, stats: Arc<Stats>) -> Self {
+        let spec = sweep.spec();
+        let late = spec.start_before <= clock::now();
+        let rest = if sweep.state() == JobState::Cancelling {
+            (State::Skipped, "the job was cancelled before it was looked at".to_owned())
+        } else {
+            (State::Expired, "the job's deadline passed before it was looked at".to_owned())
+        };
+        let look = match &spec.work {
+            Work::Ping(ping) if !late && rest.0 == State::Expired => {
+                Some(prober.look(list, ping.clone(), sweep.open().collect(), spec.deliver))
+            }
+            _ => None,
+        };
+        Self { sweep, look, rest, store, stats }
+    }
+
+    /// Is the job until it is done.
+    pub(super) async fn run(mut self, mut inputs: mpsc::Receiver<Input>, progress: watch::Sender<Progress>) {
+        let job = self.sweep.spec().job;
+        let mut batch = Vec::with_capacity(BATCH_LEN);
+        let mut after = Afterwards::default();
+        loop {
+            let now = clock::now();
+            for input in batch.drain(..) {
+                self.take(input, &mut after);
+            }
+            if self.look.is_none() {
+                let (state, reason) = &self.rest;
+                self.sweep.give_up(*state, reason, now, &mut after.events);
+            }
+            self.sweep.advance(now, &mut after.events);
+            let done = self.sweep.state() == JobState::Done;
+            if let Err(error) = self.commit(&mut after).await {
+                error!(%job, %error, "the ping stops here until the controller is started again");
+                return;
+            }
+            progress.send_replace(Progress { seq: self.sweep.last_seq(), done });
+            self.tell(&mut after);
+            if done {
+                info!(%job, "ping done");
+                return;
+            }
+            let left = clock::now().until(self.sweep.spec().start_before);
+            tokio::select! {
+                taken = inputs.recv_many(&mut batch, BATCH_LEN) => if taken == 0 { return },
+                news = news_of(&mut self.look) => self.learn(news, &mut after),
+                () = tokio::time::sleep(left.max(Duration::from_millis(1))), if !left.is_zero() => self.end(),
+            }
+        }
+    }
+
+    /// What is under way still says what it has seen.
+    fn end(&self) {
+        if let Some(look) = &self.look {
+            look.stop();
+        }
+    }
+
+    fn learn(&mut self, news: Option<Vec<News>>, after: &mut Afterwards) {
+        let now = clock::now();
+        let Some(news) = news else {
+            self.look = None;
+            return;
+        };
+        for news in news {
+            match news {
+                News::Probed { target, sample } => self.sweep.probed(target, sample, now, &mut after.events),
+                News::Ended { target, outcome } => self.sweep.ended(target, outcome, now, &mut after.events),
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input, after: &mut Afterwards) {
+        let now = clock::now();
+        match input {
+            Input::Cancel { operator, answer } => {
+                let detail = self.sweep.spec().job.to_string();
+                let actor = format!("operator/{operator}");
+                if self.sweep.cancel(operator, now, &mut after.events) {
+                    after.audit.push(AuditEntry { at: now, actor, action: "job.cancel".to_owned(), detail });
+                }
+                self.rest = (State::Skipped, "the job was cancelled before it was looked at".to_owned());
+                self.end();
+                after.cancels.push(answer);
+            }
+            Input::Stop { operator, actor } => {
+                if self.sweep.spec().operator == operator && self.rest.0 == State::Expired {
+                    let detail = format!("{}: {operator} was disabled", self.sweep.spec().job);
+                    after.audit.push(AuditEntry { at: now, actor, action: "job.stop".to_owned(), detail });
+                    self.rest = (State::Skipped, format!("the operator {operator} was disabled"));
+                    self.end();
+                }
+            }
+            Input::View { answer } => after.views.push(answer),
+            Input::Survey { answer } => {
+                let open = self.sweep.views().filter(|(_, outcome)| outcome.is_none());
+                let _ = answer.send(open.map(|(phase, _)| phase).collect());
+            }
+            // Agents have no tasks in a ping: what they say of it goes to the prober.
+            Input::Hello { answer, .. } => drop(answer.send(Resumption::default())),
+            Input::Gone { .. }
+            | Input::Recognition { .. }
+            | Input::Revoked { .. }
+            | Input::Reports(_)
+            | Input::Look { .. } => {}
+        }
+    }
+
+    async fn commit(&self, after: &mut Afterwards) -> Result<(), StoreError> {
+        let append = Append {
+            job: self.sweep.spec().job,
+            events: std::mem::take(&mut after.events),
+            state: self.sweep.state(),
+            counts: *self.sweep.counts(),
+            done_at: self.sweep.done_at(),
+            audit: std::mem::take(&mut after.audit),
+            late: Vec::new(),
+        };
+        commit(&self.store, &self.stats, append).await
+    }
+
+    fn tell(&self, after: &mut Afterwards) {
+        for answer in after.cancels.drain(..) {
+            let _ = answer.send(());
+        }
+        for answer in after.views.drain(..) {
+            let _ = answer.send(views_of(&self.sweep));
+        }
+    }
+}
+
+/// Never ends while nobody looks.
+async fn news_of(look: &mut Option<Look>) -> Option<Vec<News>> {
+    match look {
+        Some(look) => look.news().await,
+        None => std::future::pending().await,
+    }
+}
