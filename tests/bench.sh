@@ -346,7 +346,7 @@ clean() {
         kill "$pid" 2>/dev/null || true
         wait "$pid" 2>/dev/null || true
     done
-    [ -n "${INSIDE:-}" ] || rm -rf "$WORK"
+    if [ -z "${INSIDE:-}" ] && [ -n "${WORK:-}" ]; then rm -rf "$WORK"; fi
 }
 trap clean EXIT
 

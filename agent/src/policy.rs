@@ -32,7 +32,7 @@ pub struct Policy {
 /// Where an agent may send probes, and how many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbePolicy {
-    /// Only there; if there is none, everywhere.
+    /// Only there.
     pub allow: Vec<Network>,
     /// Not there, even if it is allowed.
     pub deny: Vec<Network>,
@@ -42,7 +42,7 @@ pub struct ProbePolicy {
 
 impl Default for ProbePolicy {
     fn default() -> Self {
-        Self { allow: Vec::new(), deny: Vec::new(), rate: limits::AGENT_PROBE_RATE }
+        Self { allow: Network::EVERYWHERE.to_vec(), deny: Vec::new(), rate: limits::AGENT_PROBE_RATE }
     }
 }
 
@@ -50,7 +50,7 @@ impl ProbePolicy {
     /// Probes may go there.
     pub fn allows(&self, address: IpAddr) -> bool {
         let within = |networks: &[Network]| networks.iter().any(|network| network.contains(address));
-        self.rate > 0 && !within(&self.deny) && (self.allow.is_empty() || within(&self.allow))
+        self.rate > 0 && within(&self.allow) && !within(&self.deny)
     }
 }
 
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn deny_wins_and_an_empty_list_allows_everything() {
+    fn deny_wins_and_only_what_is_allowed_is_allowed() {
         assert_eq!(
             Policy::parse(include_str!("../../deploy/policy.toml")),
             Ok(Policy::default()),
@@ -154,6 +154,8 @@ mod tests {
         }
         let denied = Policy::parse("[probe]\ndeny = [\"0.0.0.0/0\"]").expect("good").probe;
         assert!(!denied.allows(ip("1.2.3.4")) && !denied.allows(ip("::ffff:1.2.3.4")) && denied.allows(ip("::1")));
+        let nowhere = Policy::parse("[probe]\nallow = []").expect("good").probe;
+        assert!(!nowhere.allows(ip("10.0.0.2")) && !nowhere.allows(ip("::1")));
         let none = Policy::parse("[probe]\nrate = 0\nallow = [\"10.0.0.0/8\"]").expect("good").probe;
         assert!(!none.allows(ip("10.0.0.2")));
     }

@@ -140,9 +140,11 @@ impl<S: FnMut(Vec<Finding>) -> ControlFlow<()>> Engine<S> {
             self.table.run_out(before);
             let now = Stamp::now().at;
             self.pace.recover(now);
+            let done = self.table.is_done();
             let wait = self.wait_for(now);
-            let idle = wait != Some(Duration::ZERO) || self.table.is_done();
-            if (idle || self.table.count_findings() >= BATCH) && self.tell().is_break() || self.table.is_done() {
+            let idle = wait != Some(Duration::ZERO);
+            let tell = done || idle || self.table.count_findings() >= BATCH;
+            if tell && self.tell().is_break() || done {
                 break;
             }
             if idle {
@@ -181,8 +183,8 @@ impl<S: FnMut(Vec<Finding>) -> ControlFlow<()>> Engine<S> {
             let now = Stamp::now();
             let Some(order) = self.table.next(now.at).filter(|_| self.pace.allows(now.at)) else { return };
             match self.send(order) {
-                Ok(()) => {
-                    self.table.sent(order, now);
+                Ok(sent) => {
+                    self.table.sent(order, sent);
                     self.pace.spend(now.at);
                     self.stuck = None;
                 }
@@ -200,7 +202,8 @@ impl<S: FnMut(Vec<Finding>) -> ControlFlow<()>> Engine<S> {
         }
     }
 
-    fn send(&mut self, order: Order) -> Result<(), Unsent> {
+    /// Hands the packet to the kernel, and says when exactly.
+    fn send(&mut self, order: Order) -> Result<Stamp, Unsent> {
         if let Some(failure) = socket::unfit(order.aim) {
             return Err(Unsent::Impossible(failure));
         }
@@ -208,7 +211,7 @@ impl<S: FnMut(Vec<Finding>) -> ControlFlow<()>> Engine<S> {
         self.open(family).map_err(Unsent::Impossible)?;
         let mut sent = self.hand_over(family, order);
         for _ in 1..DOUBTS {
-            if matches!(sent, Ok(()) | Err(Unsent::NoRoom)) {
+            if matches!(sent, Ok(_) | Err(Unsent::NoRoom)) {
                 break;
             }
             self.take(family, Queue::Errors);
@@ -217,9 +220,11 @@ impl<S: FnMut(Vec<Finding>) -> ControlFlow<()>> Engine<S> {
         sent
     }
 
-    fn hand_over(&mut self, family: Family, order: Order) -> Result<(), Unsent> {
+    fn hand_over(&mut self, family: Family, order: Order) -> Result<Stamp, Unsent> {
         let socket = self.links[family as usize].socket().ok_or(Unsent::Impossible(FailureKind::NoSocket))?;
-        socket.send(self.form.request(family, socket.kind, order.number), order.aim)
+        let packet = self.form.request(family, socket.kind, order.number);
+        let now = Stamp::now();
+        socket.send(packet, order.aim).map(|()| now)
     }
 
     fn open(&mut self, family: Family) -> Result<(), FailureKind> {

@@ -1,6 +1,6 @@
 //! Networks as a policy names them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// Addresses that begin with the same bits.
@@ -11,6 +11,12 @@ pub struct Network {
 }
 
 impl Network {
+    /// All addresses there are.
+    pub const EVERYWHERE: [Self; 2] = [
+        Self { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), prefix: 0 },
+        Self { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), prefix: 0 },
+    ];
+
     /// The address lies in it. An IPv4 address that is written as IPv6 is the IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
         let (own, other) = (bits(self.address), bits(address.to_canonical()));

@@ -131,7 +131,7 @@ impl<I: Iterator<Item = (usize, Token)>> Reader<I> {
             self.expect(&Token::LineEnd)?;
         }
         let usual = ProbePolicy::default();
-        let (allow, deny) = (allow.unwrap_or_default(), deny.unwrap_or_default());
+        let (allow, deny) = (allow.unwrap_or(usual.allow), deny.unwrap_or_default());
         Ok(Policy { probe: ProbePolicy { allow, deny, rate: rate.unwrap_or(usual.rate) } })
     }
 
@@ -207,7 +207,7 @@ mod tests {
         let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("a network")).collect::<Vec<_>>();
         assert_eq!(policy.allow, networks(&["10.0.0.0/8", "2001:db8::/32"]));
         assert_eq!((policy.deny, policy.rate), (networks(&["10.9.0.0/16"]), 50));
-        for empty in ["", "\n", "# nothing", "[probe]", "[probe]\nallow = []\ndeny = [ ]"] {
+        for empty in ["", "\n", "# nothing", "[probe]", "[probe]\ndeny = [ ]"] {
             assert_eq!(read(empty), Ok(Policy::default()), "{empty:?}");
         }
     }

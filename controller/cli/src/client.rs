@@ -4,7 +4,7 @@
 //! itself when it is lost; clones share it. Errors are sorted by what the caller does next, see [`ClientError`].
 
 mod dial;
-mod schedules;
+pub mod schedules;
 
 use bytes::Bytes;
 use muster_proto::audit::AuditRecord;

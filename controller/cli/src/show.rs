@@ -9,6 +9,7 @@ pub mod ping;
 pub mod progress;
 pub mod prometheus;
 pub mod sanitise;
+pub mod standings;
 pub mod summary;
 pub mod table;
 

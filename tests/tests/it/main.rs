@@ -18,6 +18,7 @@ mod identity;
 mod limits;
 mod many;
 mod output;
+mod ping;
 mod renew;
 mod restart;
 mod retain;

@@ -203,15 +203,16 @@ fn loss_is_made_good_by_retries_and_a_filter_here_is_named() {
 }
 
 #[test]
-fn a_thousand_hosts_that_are_not_there_do_not_hold_up_those_that_are() {
+fn hundreds_of_hosts_that_are_not_there_do_not_hold_up_those_that_are() {
     let Some((here, there)) = pair() else { return };
     here.sh("echo 1000 > /proc/sys/net/ipv4/neigh/east/retrans_time_ms");
-    let dead: Vec<String> = (0..900).map(|n| format!("10.66.{}.{}", 2 + n / 250, n % 250)).collect();
+    let dead: Vec<String> = (0..500).map(|n| format!("10.66.{}.{}", 2 + n / 250, n % 250)).collect();
     let alive: Vec<String> = (0..50).map(|n| format!("10.66.9.{n}")).collect();
     alive.iter().for_each(|address| there.sh(&format!("ip addr add {address}/16 dev west")));
     for rig in RIGS {
         let all: Vec<&str> = dead.iter().chain(&alive).map(String::as_str).collect();
         let swept = here.sweep(Probes { rate: None, ..once() }, rig, aims(&all));
+        assert_eq!(swept.totals.send_retries, 0, "{rig:?}: what waits for hardware addresses takes all the room");
         let (silent, answered) = swept.fates.split_at(dead.len());
         let told = |fate: &Fate| matches!(fate.kind(), Some(FailureKind::NoReply | FailureKind::HostUnreachable));
         assert!(silent.iter().all(told), "{rig:?}");

@@ -158,3 +158,29 @@ fn offer(job: &OfferedJob, task: TaskId, until: Instant) -> Option<ToAgent> {
     let ttl = until.saturating_duration_since(Instant::now());
     Some(ToAgent::Offer(Offer { task, job: job.signed.clone(), proof, ttl }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::StreamExt as _;
+    use muster_proto::link::{ProbeAim, ProbeOrder};
+    use muster_proto::ping::{Detail, Probes};
+
+    #[tokio::test]
+    async fn orders_to_look_are_not_crowded_into_one_message() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).await.expect("a store");
+        let mailbox = Arc::new(Mailbox::default());
+        let aim = ProbeAim { address: "fe80::1".parse().expect("an address"), zone: "enp0s31f6".to_owned() };
+        let aims = vec![aim; limits::PROBES_PER_MESSAGE_MAX];
+        let order = ProbeOrder { sweep: 1, probes: Probes::default(), detail: Detail::Ends, aims, last: false };
+        for _ in 0..limits::MESSAGES_PER_BATCH_MAX {
+            mailbox.push(Outgoing::Message(ToAgent::Probe(order.clone())));
+        }
+        mailbox.open(Vec::new());
+        let mut stream = Outbox::new(store, mailbox).into_stream();
+        let batch = stream.next().await.expect("a batch").expect("no error");
+        let most = limits::CONTROLLER_MESSAGE_BYTES_MAX / (limits::PROBES_PER_MESSAGE_MAX * AIM_BYTES);
+        assert!((1..most).contains(&batch.messages.len()), "{}", batch.messages.len());
+    }
+}

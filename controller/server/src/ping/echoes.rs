@@ -26,7 +26,9 @@ pub(super) type Sending = (AgentId, Epoch, u64);
 pub(super) struct Echoes {
     probes: Probes,
     detail: Detail,
-    next_token: u64,
+    /// The upper half of every number.
+    series: u64,
+    next: u32,
     lines: Vec<Line>,
     /// When each line sends its next probe.
     starts: BinaryHeap<Reverse<(Instant, u32)>>,
@@ -65,12 +67,13 @@ struct Echo {
 }
 
 impl Echoes {
-    /// No links yet. Numbers of echoes count up from this one.
-    pub(super) fn new(probes: Probes, detail: Detail, first_token: u64) -> Self {
+    /// No links yet. The lower half of `series` is free: echoes are numbered in it.
+    pub(super) fn new(probes: Probes, detail: Detail, series: u64) -> Self {
         Self {
             probes,
             detail,
-            next_token: first_token,
+            series,
+            next: 0,
             lines: Vec::new(),
             starts: BinaryHeap::new(),
             under_way: HashMap::new(),
@@ -146,9 +149,8 @@ impl Echoes {
             return None;
         };
         line.under_way += 1;
-        let token = self.next_token;
-        // The upper half names the look.
-        self.next_token = (token & !u64::from(u32::MAX)) | u64::from((token as u32).wrapping_add(1));
+        let token = self.series | u64::from(self.next);
+        self.next = self.next.wrapping_add(1);
         self.under_way.insert(token, Echo { line: place, number, retries: 0, epoch, sent: now, given_up: false });
         self.lapses.push_back((now + self.probes.timeout, token));
         let rate = self.probes.rate.map_or(RATE_MAX, |rate| rate.get().min(RATE_MAX));

@@ -16,7 +16,7 @@ pub(super) enum Leg {
 }
 
 /// What is said of a target by one way.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Word {
     /// What became of one probe.
     Sample(Sample),

@@ -111,7 +111,7 @@ pub(super) struct Worker {
 impl Worker {
     /// Looks until every target has ended, or nobody listens any more.
     pub(super) async fn run(mut self) {
-        let (mut names, mut resolving) = (self.begin().await, true);
+        let (mut names, mut resolving, mut stopping) = (self.begin().await, true, false);
         while let Some(wake_at) = self.turn() {
             tokio::select! {
                 answers = names.next(), if resolving => match answers {
@@ -121,8 +121,8 @@ impl Worker {
                         self.close();
                     }
                 },
-                () = self.shared.bell.notified() => if self.shared.state().is_stopping() {
-                    resolving = false;
+                () = self.shared.bell.notified() => if !stopping && self.shared.state().is_stopping() {
+                    (resolving, stopping) = (false, true);
                     names = stream::empty().boxed();
                     self.sweep.as_ref().inspect(|sweep| sweep.stop());
                 },

@@ -1,5 +1,6 @@
 //! A whole controller on free ports: how machines and people get their names, how it begins and ends.
 
+mod pings;
 mod sessions;
 
 use super::*;
@@ -28,6 +29,8 @@ const HOUR: Duration = Duration::from_hours(1);
 struct Controller {
     dir: TempDir,
     store: Store,
+    stats: Arc<Stats>,
+    prober: Prober,
     issuers: Arc<Issuers>,
     addresses: Addresses,
     shutdown: CancellationToken,
@@ -63,9 +66,10 @@ impl Controller {
         let server = Server::build(change(settings(dir.path()))).await.expect("a server");
         let shutdown = CancellationToken::new();
         let (store, issuers) = (server.store.clone(), Arc::clone(&server.issuers));
+        let (stats, prober) = (Arc::clone(&server.stats), server.prober.clone());
         let addresses = server.addresses().clone();
         let running = tokio::spawn(server.run(shutdown.clone()));
-        Self { dir, store, issuers, addresses, shutdown, running }
+        Self { dir, store, stats, prober, issuers, addresses, shutdown, running }
     }
 
     async fn token(&self, secret: [u8; 32], uses: u32, span: Duration) {

@@ -206,20 +206,24 @@ impl Follower {
 
     /// Says what it adds up to, and judges it.
     fn close(&mut self, exit: Option<Exit>) -> anyhow::Result<Exit> {
-        let track = self.board.track();
+        let judged = self.judge();
         let alive = self.board.alive();
-        let judged = match self.expect {
-            Some(expected) if alive != expected && exit.is_none() => {
-                self.console.say(&format!("expected {} alive, found {alive}", summary::hosts(expected)))?;
-                Exit::Failed
-            }
-            Some(_) => Exit::Success,
-            None => Exit::of_counts(track.counts()),
-        };
-        let line = summary::closing(self.job.verb, track.ends(), self.elapsed(), self.job.id);
+        if let Some(expected) = self.expect.filter(|expected| *expected != alive && exit.is_none()) {
+            self.console.say(&format!("expected {} alive, found {alive}", summary::hosts(expected)))?;
+        }
+        let ends = self.board.track().ends();
+        let line = summary::closing(self.job.verb, ends, self.elapsed(), self.job.id);
         self.console.say(&line)?;
         self.console.flush()?;
         Ok(exit.unwrap_or(judged))
+    }
+
+    fn judge(&self) -> Exit {
+        match self.expect {
+            Some(expected) if self.board.alive() == expected => Exit::Success,
+            Some(_) => Exit::Failed,
+            None => Exit::of_counts(self.board.track().counts()),
+        }
     }
 
     /// Only the console has errors of input and output, and only those of stdout: nobody reads us any more.
@@ -227,17 +231,19 @@ impl Follower {
         self.console.abandon_stdout();
         self.console.hide_progress()?;
         let id = self.job.id;
-        let over = self.board.track().is_done();
-        if !over && self.job.ours == Ours::Yes && self.client.cancel(id).await.is_ok() {
-            self.console.say(&format!("{error}: ping {id} was cancelled"))?;
-        } else if over && error.kind() == io::ErrorKind::BrokenPipe {
+        let (over, closed) = (self.board.track().is_done(), error.kind() == io::ErrorKind::BrokenPipe);
+        if over && closed {
             return self.close(None);
+        }
+        let cancelled = !over && self.job.ours == Ours::Yes && self.client.cancel(id).await.is_ok();
+        if cancelled {
+            self.console.say(&format!("{error}: ping {id} was cancelled"))?;
         } else {
-            let pending = self.board.track().pending().len();
-            self.console.say(&summary::not_shown(&error, id, pending))?;
+            self.console.say(&summary::not_shown(&error, id, self.board.track().pending().len()))?;
         }
         self.console.flush()?;
-        Ok(Exit::NotFollowed)
+        // A reader that has seen enough is a normal end.
+        Ok(if cancelled && closed { self.judge() } else { Exit::NotFollowed })
     }
 
     fn elapsed(&self) -> Duration {

@@ -69,7 +69,7 @@ pub fn page(board: &Board) -> String {
     page
 }
 
-fn head(page: &mut String, metric: &str, help: &str) {
+pub fn head(page: &mut String, metric: &str, help: &str) {
     let _ = writeln!(page, "# HELP {metric} {help}\n# TYPE {metric} gauge");
 }
 

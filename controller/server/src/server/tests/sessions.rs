@@ -16,15 +16,15 @@ use tonic::Streaming;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A machine with an agent's certificate.
-struct Machine {
-    id: AgentId,
+pub(super) struct Machine {
+    pub(super) id: AgentId,
     key: KeyPair,
     certificate: Vec<u8>,
     boot: u8,
 }
 
 /// One session, as the agent sees it.
-struct Talk {
+pub(super) struct Talk {
     outbound: mpsc::Sender<wire::FromAgent>,
     inbound: Streaming<wire::ToAgent>,
     heard: VecDeque<ToAgent>,
@@ -34,7 +34,7 @@ struct Talk {
 
 impl Machine {
     /// Every agent of a controller, enrolled with one token.
-    async fn enrolled(controller: &Controller, name: &str) -> Self {
+    pub(super) async fn enrolled(controller: &Controller, name: &str) -> Self {
         controller.token([7; 32], 1_000, HOUR).await;
         Self::next(controller, name).await
     }
@@ -80,7 +80,7 @@ impl Machine {
     }
 
     /// A session from hello to the confirmed nonce.
-    async fn session(&self, controller: &Controller, nonce: Option<Nonce>) -> (Talk, Nonce) {
+    pub(super) async fn session(&self, controller: &Controller, nonce: Option<Nonce>) -> (Talk, Nonce) {
         let mut talk = self.talk(controller, nonce).await.expect("a session");
         let nonce = talk.welcome().await.nonce;
         talk.say(FromAgent::NonceStored(nonce.epoch)).await;
@@ -89,13 +89,13 @@ impl Machine {
 }
 
 impl Talk {
-    async fn say(&self, message: FromAgent) {
+    pub(super) async fn say(&self, message: FromAgent) {
         // A session that was closed meanwhile is what some tests wait for.
         let _ = self.outbound.send(wire::FromAgent { messages: vec![message.into()] }).await;
     }
 
     /// The next message; `None` at the end.
-    async fn next(&mut self) -> Option<ToAgent> {
+    pub(super) async fn next(&mut self) -> Option<ToAgent> {
         while self.heard.is_empty() {
             let batch = tokio::time::timeout(LIMIT, self.inbound.message()).await.expect("an answer");
             self.heard.extend(batch.ok().flatten()?.messages.into_iter().map(|it| it.try_into().expect("a message")));
