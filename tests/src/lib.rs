@@ -61,6 +61,19 @@ impl Fleet {
         Self::start_with(Command::new(bin("muster")), dir, agents)
     }
 
+    /// The same on a machine that may send ICMP. `None`, said loudly, where it may not.
+    #[expect(clippy::print_stdout, reason = "a test that is left out must say so")]
+    pub fn that_pings(agents: u16) -> Option<Self> {
+        let fleet = Self::start(agents);
+        let probe = fleet.muster(["ping", "127.0.0.1"]);
+        if probe.out().contains("no right to send ICMP") {
+            println!("SKIPPED: this test needs to send ICMP: {}", probe.out());
+            return None;
+        }
+        assert_eq!(probe.status, 0, "{probe}");
+        Some(fleet)
+    }
+
     /// A fleet of an ordinary user, whose agents have neither cgroups nor other users: of `nobody` if we are root.
     pub fn start_as_ordinary_user(agents: u16) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");

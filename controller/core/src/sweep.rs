@@ -19,6 +19,7 @@ use muster_proto::time::Timestamp;
 #[derive(Debug, Clone)]
 pub struct Sweep {
     spec: JobSpec,
+    /// What came of them is in the events alone: there may be a hundred thousand.
     targets: Vec<Target>,
     state: JobState,
     counts: Counts,
@@ -27,14 +28,14 @@ pub struct Sweep {
 }
 
 /// Where a target stands.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Target {
     /// Nothing came of it yet.
     Open,
     /// Some probe was answered or given up.
     Probed,
     /// Terminal.
-    Ended(Outcome),
+    Ended,
 }
 
 impl Sweep {
@@ -80,7 +81,7 @@ impl Sweep {
 
     /// The target has no end yet. One that does not exist has.
     pub fn is_open(&self, target: u32) -> bool {
-        self.targets.get(target as usize).is_some_and(|target| !matches!(target, Target::Ended(_)))
+        self.targets.get(target as usize).is_some_and(|target| *target != Target::Ended)
     }
 
     /// Targets without an end, in the order of the list.
@@ -88,12 +89,12 @@ impl Sweep {
         (0..self.spec.targets.count).filter(|target| self.is_open(*target))
     }
 
-    /// Where all targets stand, as it is shown, in the order of the list.
-    pub fn views(&self) -> impl Iterator<Item = (Phase, Option<&Outcome>)> {
-        self.targets.iter().map(|target| match target {
-            Target::Open => (Phase::Planned, None),
-            Target::Probed => (Phase::Started, None),
-            Target::Ended(outcome) => (Phase::Started, Some(outcome)),
+    /// Where the targets without an end stand, as it is shown.
+    pub fn open_phases(&self) -> impl Iterator<Item = Phase> {
+        self.targets.iter().filter_map(|target| match target {
+            Target::Open => Some(Phase::Planned),
+            Target::Probed => Some(Phase::Started),
+            Target::Ended => None,
         })
     }
 
@@ -155,7 +156,7 @@ impl Sweep {
             EventKind::Probed { target, .. } => self.targets[*target as usize] = Target::Probed,
             EventKind::Finished { target, outcome } => {
                 self.counts.add(outcome.state);
-                self.targets[*target as usize] = Target::Ended(outcome.clone());
+                self.targets[*target as usize] = Target::Ended;
             }
             EventKind::Cancelling { .. } => self.state = JobState::Cancelling,
             EventKind::Done { .. } => {

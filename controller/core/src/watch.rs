@@ -49,8 +49,9 @@ struct Seat {
 pub struct Folded {
     /// Who went up or down.
     pub changes: Vec<Change>,
-    /// The interval that is over by now.
-    pub over: Option<Interval>,
+    /// The interval that is over by now; and the new one with every change in it, and where pairs are known that never
+    /// were before, so that a crash leaves nothing that contradicts itself.
+    pub intervals: Vec<Interval>,
 }
 
 /// When a pair of a round ended, and how; `None` if it did not.
@@ -92,9 +93,10 @@ impl Watch {
 
     /// Takes a round over, which looked at this list; `ended` has its pairs in the list's order.
     pub fn fold(&mut self, list: &Arc<PingList>, ended: &[Ended], now: Timestamp) -> Folded {
-        let over = self.turn(now);
+        let mut intervals = Vec::from_iter(self.turn(now));
         self.take_list(list);
-        let mut changes = Vec::new();
+        let known = |seats: &[Seat]| seats.iter().filter(|seat| seat.known.is_some()).count();
+        let (before, mut changes) = (known(&self.seats), Vec::new());
         for (place, ended) in ended.iter().enumerate().take(self.watched) {
             if let Some((at, outcome)) = ended
                 && let Some(Known { up, since, reason }) = self.seats[place].take(*at, outcome, self.every)
@@ -103,7 +105,10 @@ impl Watch {
                 changes.push(Change { schedule: self.schedule.clone(), from, host, at: since, up, reason });
             }
         }
-        Folded { changes, over }
+        if !changes.is_empty() || known(&self.seats) > before {
+            intervals.extend(self.interval());
+        }
+        Folded { changes, intervals }
     }
 
     /// Begins a new interval if it is time.

@@ -22,8 +22,9 @@ use crate::ping::Prober;
 use crate::sessions::{Epoch, Sessions};
 use crate::stats::Stats;
 use late::Past;
-use machine::Machine;
+use machine::{Machine, Views};
 use muster_core::job::Held;
+use muster_proto::event::Event;
 use muster_proto::id::{AgentId, JobId, TaskId};
 use muster_proto::job::{JobSpec, JobState, SignedJob, Target, TargetList, target_tree};
 use muster_proto::link::{TaskReport, ToAgent, Unfinished};
@@ -155,7 +156,7 @@ impl Engine {
         for id in engine.store.unfinished_jobs().await? {
             let Some(stored) = engine.store.job(id).await? else { continue };
             let mut job = Machine::restore(stored.spec);
-            engine.replay(&mut job, id).await?;
+            engine.replay(id, |event| job.replay(event)).await?;
             job.resume();
             info!(job = %id, state = job.state().as_str(), "job taken up again");
             operators.insert(job.spec().operator.clone());
@@ -177,13 +178,13 @@ impl Engine {
         &self.stats
     }
 
-    async fn replay(&self, job: &mut Machine, id: JobId) -> Result<(), StoreError> {
+    async fn replay(&self, id: JobId, mut take: impl FnMut(&Event)) -> Result<(), StoreError> {
         let mut after = 0;
         loop {
             let events = self.store.outline(id, after).await?;
             let Some(last) = events.last() else { return Ok(()) };
             after = last.seq;
-            events.iter().for_each(|event| job.replay(event));
+            events.iter().for_each(&mut take);
         }
     }
 
@@ -276,9 +277,9 @@ impl Engine {
         if let Some(view) = self.ask(job, |answer| Input::View { answer }).await {
             return Ok(view);
         }
-        let mut replayed = Machine::restore(stored.clone());
-        self.replay(&mut replayed, job).await?;
-        Ok(replayed.views())
+        let mut views = Views::new(stored.clone());
+        self.replay(job, |event| views.replay(event)).await?;
+        Ok(views.into_views())
     }
 
     /// Ends a job. Returns once the cancel is durable.

@@ -111,7 +111,20 @@ impl Server {
         let engine = Engine::start(store.clone(), sessions.clone(), prober.clone(), Arc::clone(&stats)).await?;
         let schedules = Schedules::start(store.clone(), roster.clone(), prober.clone(), Arc::clone(&stats)).await?;
         write_addresses(&state.addresses(), &addresses)?;
-        Ok(Self { settings, store, issuers, sessions, roster, prober, engine, schedules, stats, doors, addresses, lock })
+        Ok(Self {
+            settings,
+            store,
+            issuers,
+            sessions,
+            roster,
+            prober,
+            engine,
+            schedules,
+            stats,
+            doors,
+            addresses,
+            lock,
+        })
     }
 
     /// Where it listens.

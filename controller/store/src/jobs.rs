@@ -19,8 +19,10 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Jobs whose fixed part is kept in memory; a list of 10,000 targets takes about 1 MiB.
+/// Jobs whose fixed part is kept in memory, and their targets together: 100,000 take about 10 MiB. The last one is kept
+/// whatever its size.
 const RECENT_LEN: usize = 16;
+const RECENT_TARGETS: usize = 100_000;
 
 /// A job to accept.
 #[derive(Debug, Clone)]
@@ -167,8 +169,14 @@ impl Recent {
 
     fn keep(&self, stored: Arc<StoredJob>) {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        jobs.truncate(RECENT_LEN - 1);
         jobs.push_front(stored);
+        let mut targets = 0;
+        let kept = jobs.iter().take(RECENT_LEN).take_while(|job| {
+            targets += job.targets.count();
+            targets <= RECENT_TARGETS
+        });
+        let kept = kept.count().max(1);
+        jobs.truncate(kept);
     }
 }
 

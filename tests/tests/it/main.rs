@@ -19,6 +19,7 @@ mod limits;
 mod many;
 mod output;
 mod ping;
+mod ping_schedule;
 mod renew;
 mod restart;
 mod retain;

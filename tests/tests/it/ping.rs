@@ -5,18 +5,6 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader};
 
-/// A fleet whose machine may send ICMP; on one that may not the test is skipped, and says so.
-fn fleet(agents: u16) -> Option<Fleet> {
-    let fleet = Fleet::start(agents);
-    let probe = fleet.muster(["ping", "127.0.0.1"]);
-    if probe.out().contains("no right to send ICMP") {
-        eprintln!("SKIPPED: this machine may not send ICMP: {}", probe.out());
-        return None;
-    }
-    assert_eq!(probe.status, 0, "{probe}");
-    Some(fleet)
-}
-
 /// Lines of stdout, sorted: hosts end in any order.
 fn lines(run: &Run) -> Vec<String> {
     let mut lines: Vec<String> = run.out().lines().map(str::to_owned).collect();
@@ -38,7 +26,7 @@ fn read_as_fping(line: &str) -> (String, [u32; 3], Option<[f64; 3]>) {
 
 #[test]
 fn a_ping_reads_as_fpings_and_adds_up_as_every_job() {
-    let Some(fleet) = fleet(2) else { return };
+    let Some(fleet) = Fleet::that_pings(2) else { return };
     let run = fleet.muster(["ping", "-w", "all", "127.0.0.9", "::1"]);
     run.assert_ended(0, "4 succeeded: 4 targeted");
     let read: Vec<_> = lines(&run).iter().map(|line| read_as_fping(line)).collect();
@@ -87,7 +75,7 @@ fn a_host_without_an_answer_is_failed_with_its_reason_and_named() {
 
 #[test]
 fn a_host_that_answers_while_its_agent_does_not_is_diagnosed() {
-    let Some(fleet) = fleet(3) else { return };
+    let Some(fleet) = Fleet::that_pings(3) else { return };
     fleet.kill_agent(3);
     let run = fleet.muster(["ping", "-w", "all"]);
     run.assert_ended(0, "3 succeeded: 3 targeted");
@@ -99,7 +87,7 @@ fn a_host_that_answers_while_its_agent_does_not_is_diagnosed() {
 
 #[test]
 fn programs_get_all_that_was_measured() {
-    let Some(fleet) = fleet(2) else { return };
+    let Some(fleet) = Fleet::that_pings(2) else { return };
     let words = ["ping", "-w", "dev-1", "127.0.0.9", "-c", "2", "-p", "20ms", "-o"];
     let ping = |form: &'static str| fleet.muster(words.into_iter().chain([form]));
 
@@ -132,7 +120,7 @@ fn programs_get_all_that_was_measured() {
 
 #[test]
 fn agents_look_too_and_the_map_has_every_pair() {
-    let Some(fleet) = fleet(3) else { return };
+    let Some(fleet) = Fleet::that_pings(3) else { return };
     let words = ["ping", "-w", "all", "--from", "dev-[1-2]"];
     let run = fleet.muster(words.into_iter().chain(["--matrix"]));
     run.assert_ended(0, "7 succeeded: 7 targeted");
@@ -149,12 +137,12 @@ fn agents_look_too_and_the_map_has_every_pair() {
     assert_eq!(pairs, ["dev-1>dev-2", "dev-1>dev-3", "dev-2>dev-1", "dev-2>dev-3"], "{json}");
 
     let by = fleet.muster(words.into_iter().chain(["--matrix", "--by", "env"]));
-    assert!(by.out().lines().any(|line| line.starts_with("dev  ") || line.starts_with("dev        ")), "{by}");
+    assert!(by.out().lines().any(|line| line.starts_with("dev        ")), "{by}");
 }
 
 #[test]
 fn a_ping_is_a_job_for_every_verb() {
-    let Some(fleet) = fleet(3) else { return };
+    let Some(fleet) = Fleet::that_pings(3) else { return };
     fleet.kill_agent(3);
     let run = fleet.muster(["ping", "-w", "all", "--via", "agent", "-r", "2"]);
     let id = run.job();
@@ -171,7 +159,7 @@ fn a_ping_is_a_job_for_every_verb() {
     let mesh = fleet.muster(["ping", "-w", "dev-3,127.0.0.9", "--from", "dev-[1-2]"]).job();
     let again = fleet.muster(["rerun", &mesh, "--state", "succeeded"]);
     again.assert_ended(0, "6 succeeded: 6 targeted");
-    assert!(again.out().contains("dev-1>127.0.0.9 : ") || again.out().contains("dev-1>127.0.0.9"), "{again}");
+    assert!(again.out().contains("dev-1>127.0.0.9 : "), "{again}");
 
     let endless = fleet.muster(["ping", "127.0.0.9", "-l", "-d"]);
     let endless = endless.out().trim().to_owned();
@@ -182,7 +170,7 @@ fn a_ping_is_a_job_for_every_verb() {
 
 #[test]
 fn ctrl_c_ends_an_endless_ping_and_says_what_was_seen() {
-    let Some(fleet) = fleet(1) else { return };
+    let Some(fleet) = Fleet::that_pings(1) else { return };
     let mut child = fleet.program(["ping", "127.0.0.9", "-l", "-p", "20ms"]).spawn();
     let mut out = BufReader::new(child.stdout.take().expect("piped"));
     let mut line = String::new();
@@ -203,7 +191,7 @@ fn ctrl_c_ends_an_endless_ping_and_says_what_was_seen() {
 
 #[test]
 fn an_endless_ping_ends_with_its_reader() {
-    let Some(fleet) = fleet(1) else { return };
+    let Some(fleet) = Fleet::that_pings(1) else { return };
     let mut child = fleet.program(["ping", "127.0.0.9", "-l", "-p", "20ms"]).spawn();
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");

@@ -5,8 +5,8 @@ use crate::clock;
 use muster_core::job::{Effects, Job};
 use muster_core::sweep::Sweep;
 use muster_core::task::Task;
-use muster_proto::event::Event;
-use muster_proto::job::{JobSpec, JobState, Work};
+use muster_proto::event::{Event, EventKind};
+use muster_proto::job::{JobSpec, JobState, Phase, Work};
 
 /// A job with all its targets.
 pub(super) enum Machine {
@@ -77,14 +77,6 @@ impl Machine {
             Self::Ping(sweep) => sweep.last_seq(),
         }
     }
-
-    /// Where the targets stand, in the order of the list.
-    pub(super) fn views(&self) -> Vec<TaskView> {
-        match self {
-            Self::Command(job) => job.tasks().iter().map(view_of).collect(),
-            Self::Ping(sweep) => views_of(sweep),
-        }
-    }
 }
 
 /// Where a task stands.
@@ -92,7 +84,45 @@ pub(super) fn view_of(task: &Task) -> TaskView {
     (task.shown_phase(), task.outcome().cloned())
 }
 
-/// Where the targets of a ping stand.
-pub(super) fn views_of(sweep: &Sweep) -> Vec<TaskView> {
-    sweep.views().map(|(phase, outcome)| (phase, outcome.cloned())).collect()
+/// Where the targets of a job stand by its events so far, in the order of the list.
+pub(super) enum Views {
+    /// Of a command: its machine knows.
+    Command(Box<Job>),
+    /// Of a ping: the last event of a target says it all.
+    Ping(Vec<TaskView>),
+}
+
+impl Views {
+    /// Before the first event.
+    pub(super) fn new(spec: JobSpec) -> Self {
+        match &spec.work {
+            Work::Command(_) => Self::Command(Box::new(Job::restore(spec))),
+            Work::Ping(_) => Self::Ping(vec![(Phase::Planned, None); spec.targets.count as usize]),
+        }
+    }
+
+    /// Takes one stored event, in order.
+    pub(super) fn replay(&mut self, event: &Event) {
+        match self {
+            Self::Command(job) => job.replay(event),
+            Self::Ping(views) => {
+                let view = event.kind.target().and_then(|target| views.get_mut(target as usize));
+                match (view, &event.kind) {
+                    (Some(view), EventKind::Probed { .. }) => view.0 = Phase::Started,
+                    (Some(view), EventKind::Finished { outcome, .. }) => {
+                        *view = (Phase::Started, Some(outcome.clone()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Where they stand.
+    pub(super) fn into_views(self) -> Vec<TaskView> {
+        match self {
+            Self::Command(job) => job.tasks().iter().map(view_of).collect(),
+            Self::Ping(views) => views,
+        }
+    }
 }

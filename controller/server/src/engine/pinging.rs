@@ -3,9 +3,8 @@
 //! After a restart the targets that are open are looked at anew: a probe executes nothing, so nothing is done twice.
 
 use super::commit::commit;
-use super::machine::views_of;
 use super::running::Input;
-use super::{Progress, Resumption, TaskView};
+use super::{Progress, Resumption};
 use crate::clock;
 use crate::ping::{Look, News, Prober};
 use crate::stats::Stats;
@@ -38,7 +37,6 @@ pub(super) struct Pinging {
 struct Afterwards {
     events: Vec<Event>,
     cancels: Vec<oneshot::Sender<()>>,
-    views: Vec<oneshot::Sender<Vec<TaskView>>>,
     audit: Vec<AuditEntry>,
 }
 
@@ -82,7 +80,7 @@ impl Pinging {
                 return;
             }
             progress.send_replace(Progress { seq: self.sweep.last_seq(), done });
-            self.tell(&mut after);
+            Self::tell(&mut after);
             if done {
                 info!(%job, "ping done");
                 return;
@@ -138,10 +136,10 @@ impl Pinging {
                     self.end();
                 }
             }
-            Input::View { answer } => after.views.push(answer),
+            // What came of the targets is in the store alone.
+            Input::View { answer } => drop(answer),
             Input::Survey { answer } => {
-                let open = self.sweep.views().filter(|(_, outcome)| outcome.is_none());
-                let _ = answer.send(open.map(|(phase, _)| phase).collect());
+                let _ = answer.send(self.sweep.open_phases().collect());
             }
             // Agents have no tasks in a ping: what they say of it goes to the prober.
             Input::Hello { answer, .. } => drop(answer.send(Resumption::default())),
@@ -166,12 +164,9 @@ impl Pinging {
         commit(&self.store, &self.stats, append).await
     }
 
-    fn tell(&self, after: &mut Afterwards) {
+    fn tell(after: &mut Afterwards) {
         for answer in after.cancels.drain(..) {
             let _ = answer.send(());
-        }
-        for answer in after.views.drain(..) {
-            let _ = answer.send(views_of(&self.sweep));
         }
     }
 }

@@ -134,3 +134,41 @@ fn index_of(interface: &str) -> Option<u32> {
     let socket = socket.inspect_err(|error| warn!(%error, "interfaces cannot be asked for")).ok()?;
     netdevice::name_to_index(&socket, interface).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn literals_are_checked_for_family_and_zone() {
+        for (text, zone, family, near, far) in [
+            ("10.0.0.1", None, Family::V4, Ok(0), Ok("10.0.0.1")),
+            ("::ffff:10.0.0.1", None, Family::V4, Ok(0), Ok("10.0.0.1")),
+            ("10.0.0.1", None, Family::V6, Err(FailureKind::NoFamily), Err(FailureKind::NoFamily)),
+            ("fe80::1", None, Family::Any, Err(FailureKind::NoZone), Err(FailureKind::NoZone)),
+            ("fe80::1", Some("lo"), Family::Any, Ok(1), Ok("fe80::1")),
+            // Another machine may have it.
+            ("fe80::1", Some("none0"), Family::Any, Err(FailureKind::NoZone), Ok("fe80::1")),
+        ] {
+            let found = literal(address(text), zone, family);
+            assert_eq!(found.near.map(|aim| aim.scope), near, "{text}");
+            assert_eq!(found.far, far.map(address), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_only_this_machine_reaches_is_nothing_for_others() {
+        let [local, link, elsewhere] = ["127.0.0.1", "fe80::2", "10.0.0.2"].map(address);
+        let near = |at: Option<Whereabouts>| at.and_then(|at| at.near.ok()).map(|aim| (aim.address, aim.scope));
+        let all = [(local, 0), (link, 3), (elsewhere, 0)];
+        let at = chosen(&all, Family::Any);
+        assert_eq!((near(at), at.map(|at| at.far)), (Some((local, 0)), Some(Ok(elsewhere))));
+        let at = chosen(&all, Family::V6);
+        assert_eq!((near(at), at.map(|at| at.far)), (Some((link, 3)), Some(Err(FailureKind::Unresolved))));
+        assert_eq!(chosen(&[(link, 0), (address("::"), 0)], Family::Any), None, "neither can be aimed at");
+    }
+}

@@ -132,9 +132,10 @@ impl Rounds {
         let taken = match found {
             Ok((list, ended)) => {
                 let mut watch = Watch::clone(&self.shared.state().watch);
-                let Folded { changes, over } = watch.fold(&list, &ended, now);
-                let due = self.recorded.elapsed() >= RECORD_EVERY || over.is_some();
-                let intervals = over.into_iter().chain(watch.interval().filter(|_| due)).collect();
+                let Folded { changes, mut intervals } = watch.fold(&list, &ended, now);
+                if self.recorded.elapsed() >= RECORD_EVERY {
+                    intervals.extend(watch.interval());
+                }
                 let recorded = self.record(Round { intervals, changes }).await;
                 recorded.map(|()| watch).map_err(|error| error.to_string())
             }

@@ -84,10 +84,15 @@ fn schedule(way: Way, targets: &str, hosts: &[&str]) -> Schedule {
     }
 }
 
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn skip(why: &muster_proto::ping::Failure) {
+    eprintln!("SKIPPED: {why}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hosts_that_answer_are_up_and_gather_figures() {
     if let Err(failure) = muster_probe::can_probe() {
-        eprintln!("SKIPPED: {failure}");
+        skip(&failure);
         return;
     }
     let world = World::start().await;

@@ -6,9 +6,9 @@
 
 use super::millis;
 use crate::board::{Board, tally};
+use crate::show::summary::folded;
 use crate::show::table::cut;
 use anstyle::{AnsiColor, Style};
-use muster_proto::names::fold;
 use muster_proto::outcome::{Outcome, State};
 use muster_proto::ping::TargetName;
 use std::collections::HashMap;
@@ -190,8 +190,9 @@ impl<'a> Grid<'a> {
         for line in 0..lines {
             let mut row = " ".repeat(label);
             for end in &ends {
-                let skipped = end.len().saturating_sub(lines);
-                row.push(end.get(skipped + line).copied().unwrap_or(' '));
+                // All end at the map.
+                let place = (line + end.len()).checked_sub(lines);
+                row.push(place.and_then(|place| end.get(place)).copied().unwrap_or(' '));
                 row.push_str(&" ".repeat(step - 1));
             }
             text.push_str(row.trim_end());
@@ -201,19 +202,18 @@ impl<'a> Grid<'a> {
     }
 
     fn legend(&self, median: Duration) -> String {
-        let up_to = SHADES.map(|(times, sign)| format!("{sign} up to {} ms", millis(median * times)));
+        let [fast, slower, slow] = SHADES.map(|(times, sign)| format!("{sign} {}", millis(median * times)));
         let share = match self.share {
             1 => String::new(),
             share => {
                 format!("each cell stands for {share} x {share} neighbours, named after their first\n")
             }
         };
-        let folded = |names: &[String]| fold(names.iter().map(String::as_str));
         format!(
-            "rows look: {}\ncolumns are looked at: {}\n{share}{}, {SLOWEST} slower; 1 to 9 tenths lost, X no answer, ? not known\n",
-            crate::show::summary::folded(self.from),
-            folded(self.to),
-            up_to.join(", "),
+            "rows look: {}\ncolumns are looked at: {}\n{share}\
+             up to {fast}, {slower}, {slow} ms, {SLOWEST} more; 1 to 9 tenths lost, X no answer, ? not known\n",
+            folded(self.from.iter()),
+            folded(self.to.iter()),
         )
     }
 }
@@ -253,7 +253,7 @@ mod tests {
             "n3         ▓ ?",
             "rows look: controller,n[1-3]",
             "columns are looked at: n[1-2]",
-            "· up to 0.500 ms, ░ up to 1.00 ms, ▒ up to 2.00 ms, ▓ slower; 1 to 9 tenths lost, X no answer, ? not known",
+            "up to · 0.500, ░ 1.00, ▒ 2.00 ms, ▓ more; 1 to 9 tenths lost, X no answer, ? not known",
         ];
         assert_eq!(map(&board, &Groups::default(), 80, false).lines().collect::<Vec<_>>(), lines);
     }
@@ -297,5 +297,9 @@ mod tests {
         let text = map(&board, &Groups(Some(HashMap::from(words))), 80, false);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[..2], ["  a b -", "a · X ·"], "{text}");
+        let text = map(&after(&["long1", "x9"], [ended(0, 1, &[1]), ended(1, 1, &[1])]), &Groups::default(), 80, false);
+        let head: String =
+            text.lines().take(5).map(|line| line.get(11..).unwrap_or_default().to_owned() + "|").collect();
+        assert_eq!(head, "l|o|n|g x|1 9|", "{text}");
     }
 }

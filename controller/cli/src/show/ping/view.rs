@@ -184,10 +184,11 @@ impl View {
                     out.push('\n');
                 }
             }
-            (Form::Lines { text, probes, intervals, .. }, EventKind::Probed { target, sample }) => {
+            (Form::Lines { text, show, probes, intervals, .. }, EventKind::Probed { target, sample }) => {
                 let place = *target as usize;
                 match (probes, intervals.get_mut(place), board.probed(place)) {
-                    (Probes::Lines, _, Some(probed)) => text.probe(out, place, sample, probed),
+                    // Who is to be shown is known only at the end, unless all are.
+                    (Probes::Lines, _, Some(probed)) if *show == Show::All => text.probe(out, place, sample, probed),
                     (Probes::Intervals, Some(interval), _) => interval.add(sample),
                     _ => {}
                 }
@@ -344,6 +345,8 @@ mod tests {
         assert_eq!((csv.lines().count(), talk.as_str()), (4, ""));
         let (table, _) = shown(Sink::Terminal { colour: false }, text(lines, None, Order::Completion), &NAMES, three());
         assert!(table.starts_with("HOST  ADDRESS ") && table.ends_with("alive\n"), "{table}");
+        let kinds = vec![probed(0, 0, Some(50)), probed(1, 0, None), ended(0, 1, &[50]), ended(1, 1, &[])];
+        assert_eq!(shown(Sink::Pipe, text(lines, Some(Show::Failed), Order::Completion), &NAMES, kinds).0, b);
         let jsonl = shown(Sink::Pipe, Style::Jsonl, &["n1>a"], vec![probed(0, 0, None)]).0;
         let tail = r#""kind":"probed","host":"a","from":"n1","probe":0,"rtt_ms":null,"reason":"no reply"}"#;
         assert!(jsonl.trim_end().ends_with(tail), "{jsonl}");

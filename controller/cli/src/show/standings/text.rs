@@ -64,7 +64,7 @@ fn table(standings: &[&Standing], columns: usize) -> String {
         table.row(vec![
             name(standing).to_string(),
             availability(standing).map(percent).unwrap_or_default(),
-            percent(f64::from(standing.worst_loss_permille) / 1_000.0),
+            if standing.sent > 0 { percent(f64::from(standing.worst_loss_permille) / 1_000.0) } else { String::new() },
             standing.flaps.to_string(),
             rtt.unwrap_or_default(),
             format!("{}{since}{reason}", word(standing.up)),
