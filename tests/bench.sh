@@ -257,7 +257,7 @@ pinged() {
         echo
         calc "($(cpu "$CONTROLLER") - $before) / 1000" 2 >>"$WORK/cpu_s"
         echo >>"$WORK/cpu_s"
-    done | figure "$name: typed to last line" s "$goal" "muster ping $*"
+    done | figure "$name: typed to last line" s "$goal" "muster ping ${*//$WORK\/}"
     figure "controller CPU of that" s "-" "/proc/PID/stat" <"$WORK/cpu_s"
 }
 
