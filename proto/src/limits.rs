@@ -106,6 +106,8 @@ pub const REASON_CHARS_MAX: usize = 500;
 
 /// Targets of one ping: their list fits into a message.
 pub const PING_TARGETS_MAX: usize = 131_072;
+/// Single probes in the record of one ping: some 100 MiB on disk, and seconds to read. The ping ends when there are so many.
+pub const PING_SAMPLES_MAX: u64 = 5_000_000;
 /// Packets a second from the controller unless the operator says otherwise: 10,000 hosts in a quarter of a second, and
 /// 30 Mbit/s.
 pub const PROBE_RATE_DEFAULT: u32 = 40_000;

@@ -13,9 +13,7 @@ pub use diagnosis::{Diagnosis, Sight, diagnose};
 pub use failure::{Failure, FailureKind};
 pub use list::{ListError, Pair, ParsePingNameError, PingHost, PingList, PingName, TargetName};
 pub use rtts::{Rtts, Summary};
-pub use schedule::{
-    Change, ControllerLooks, Found, Interval, Known, PairInterval, PingSelection, Schedule, Standing,
-};
+pub use schedule::{Change, ControllerLooks, Found, Interval, Known, PairInterval, PingSelection, Schedule, Standing};
 
 use crate::limits;
 use crate::outcome::{Outcome, State};
@@ -284,7 +282,9 @@ impl PingReport {
     /// The terminal state with this report. `failure` says why there was no answer, if there was none.
     pub fn outcome(self, failure: Option<Failure>, duration: Duration) -> Outcome {
         let (state, reason) = if self.is_alive() {
-            (State::Succeeded, None)
+            // One way has answered, and the other could not even be tried: that is no state, but it has to be told.
+            let untried = failure.filter(|failure| failure.kind.state() == State::StartFailed);
+            (State::Succeeded, untried.map(|failure| failure.to_string()))
         } else {
             let failure = failure.unwrap_or(Failure::NO_REPLY);
             (failure.kind.state(), Some(failure.to_string()))

@@ -12,6 +12,7 @@ mod generated;
 
 pub use convert::{WireError, digest_of, id_of, labels_of, labels_to_wire};
 pub use generated::*;
+pub use prost::Message;
 
 /// The descriptors of all services, for gRPC reflection.
 pub const DESCRIPTOR: &[u8] = include_bytes!("wire/descriptor.bin");

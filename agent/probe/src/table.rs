@@ -162,10 +162,15 @@ impl Table {
         let number = self.flight.next_number();
         while let Some(&of) = self.repeats.front() {
             if let Some(&Packet { fate: Fate::Waiting { tries }, place, probe, .. }) = self.flight.get(of) {
-                let aim = self.targets[place as usize].aim;
-                return Some(Order { place, cause: Cause::Repeat { of, probe, tries }, number, aim });
+                if let Some(aim) = self.asked(place) {
+                    return Some(Order { place, cause: Cause::Repeat { of, probe, tries }, number, aim });
+                }
+                self.give_up(of);
             }
             self.repeats.pop_front();
+        }
+        while self.periodic.front().is_some_and(|(_, place)| self.asked(*place).is_none()) {
+            self.periodic.pop_front();
         }
         if self.flight.is_full() {
             return None;
@@ -178,6 +183,12 @@ impl Table {
             (_, fresh) => (fresh?, Cause::Fresh),
         };
         Some(Order { place, cause, number, aim: self.targets[place as usize].aim })
+    }
+
+    /// Where a target is that has not ended: what has is never sent to again.
+    fn asked(&self, place: u32) -> Option<Aim> {
+        let target = &self.targets[place as usize];
+        (!target.ended).then_some(target.aim)
     }
 
     /// The order was carried out.

@@ -1,7 +1,7 @@
 //! One target of a sweep: what came back of its probes so far.
 
 use crate::Aim;
-use muster_proto::ping::{Detail, Failure, Rtts, Sample, Tally};
+use muster_proto::ping::{Detail, Failure, FailureKind, Rtts, Sample, Tally};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub struct Target {
     pub damaged: u32,
     /// The newest reason why a probe was not answered.
     failure: Option<Failure>,
+    /// An answer to one of its probes may have been dropped here.
+    overflowed: bool,
     /// What was said against a probe that may still be answered, for the newest such probe.
     said: Option<(u32, Failure)>,
     /// Whether the probe that ended last was answered.
@@ -44,6 +46,7 @@ impl Target {
             late: 0,
             damaged: 0,
             failure: None,
+            overflowed: false,
             said: None,
             answered: None,
             rtts: None,
@@ -82,7 +85,10 @@ impl Target {
         self.pending -= 1;
         match answer {
             Ok(rtt) => self.rtts.get_or_insert_default().add(rtt),
-            Err(failure) => self.failure = Some(failure),
+            Err(failure) => {
+                self.overflowed |= failure.kind == FailureKind::Overflow;
+                self.failure = Some(failure);
+            }
         }
         let changed = self.answered.replace(answer.is_ok()) != Some(answer.is_ok());
         let told = match detail {
@@ -93,7 +99,8 @@ impl Target {
         told.then_some(Sample { number: probe, answer })
     }
 
-    /// Ends it, with this failure if it never could be asked; gives the last word.
+    /// Ends it, with this failure if it never could be asked; gives the last word. Nobody is called silent whose one
+    /// answer may have been dropped here.
     pub fn end(&mut self, failure: Option<Failure>) -> (Tally, Option<Failure>) {
         self.ended = true;
         let rtts = self.rtts.take().unwrap_or_default();
@@ -105,6 +112,8 @@ impl Target {
             damaged: self.damaged,
             rtt: rtts.summary(),
         };
-        (tally, failure.or(self.failure))
+        let unknown = self.overflowed && tally.received == 0 && self.failure == Some(Failure::NO_REPLY);
+        let newest = if unknown { Some(FailureKind::Overflow.into()) } else { self.failure };
+        (tally, failure.or(newest))
     }
 }

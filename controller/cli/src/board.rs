@@ -8,7 +8,7 @@ use muster_proto::event::{Event, EventKind};
 use muster_proto::job::JobHost;
 use muster_proto::outcome::{Outcome, State};
 use muster_proto::ping::{
-    Diagnosis, Failure, PingName, PingReport, Rtts, Sample, Sight, Summary, Tally, TargetName, diagnose,
+    Diagnosis, Failure, FailureKind, PingName, PingReport, Rtts, Sample, Sight, Summary, Tally, TargetName, diagnose,
 };
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -166,10 +166,10 @@ impl Board {
             (condition, Reverse(permille), Reverse(mean.unwrap_or_default()))
         };
         if let Some(outcome) = self.track.outcome(place) {
-            let condition = match outcome.state {
-                State::Succeeded => Condition::Up,
-                State::Failed | State::StartFailed => Condition::Down,
-                _ => Condition::Unknown,
+            let condition = match sighting(outcome) {
+                Sighting::Alive => Condition::Up,
+                Sighting::Dead => Condition::Down,
+                Sighting::None => Condition::Unknown,
             };
             let (sent, received, mean) = tally(outcome)
                 .map_or((0, 0, None), |tally| (tally.sent, tally.received, tally.rtt.map(|rtt| rtt.mean)));
@@ -214,6 +214,28 @@ impl Board {
     }
 }
 
+/// What one look says of its host; what counts most is the greatest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sighting {
+    /// Nothing: nobody looked, or what was seen is not known.
+    None,
+    /// It does not answer, or its name stands for no address.
+    Dead,
+    /// It answers.
+    Alive,
+}
+
+/// What a look that ended so says of its host.
+pub fn sighting(outcome: &Outcome) -> Sighting {
+    let unresolved = || outcome.reason.as_deref() == Some(FailureKind::Unresolved.as_str());
+    match outcome.state {
+        State::Succeeded => Sighting::Alive,
+        State::Failed => Sighting::Dead,
+        State::StartFailed if unresolved() => Sighting::Dead,
+        _ => Sighting::None,
+    }
+}
+
 /// The probes that count for a line: those by ICMP, unless only the agent's link answered.
 pub fn tally(outcome: &Outcome) -> Option<&Tally> {
     let PingReport { icmp, link, .. } = outcome.ping.as_deref()?;
@@ -228,12 +250,12 @@ pub fn diagnoses<'a>(
     let mut hosts: Vec<(&PingName, Vec<Sight<'_>>)> = Vec::new();
     let mut places: HashMap<&PingName, usize> = HashMap::new();
     for (name, outcome) in ends {
-        let Some(report) = outcome.and_then(|outcome| outcome.ping.as_deref()) else { continue };
+        let Some(outcome) = outcome else { continue };
         let place = *places.entry(&name.host).or_insert(hosts.len());
         if place == hosts.len() {
             hosts.push((&name.host, Vec::new()));
         }
-        hosts[place].1.push(Sight { from: name.from.as_ref(), report });
+        hosts[place].1.push(Sight { from: name.from.as_ref(), outcome });
     }
     hosts.iter().filter_map(|(host, sights)| Some((*host, diagnose(sights)?))).collect()
 }

@@ -190,6 +190,7 @@ impl Client {
     /// Resolves and freezes who looks at which hosts.
     pub async fn plan_ping(&self, selection: PingSelection) -> Result<PingPlan, ClientError> {
         let request = wire::PlanPingRequest { selection: Some(selection.into()) };
+        check_size(&request)?;
         let reply = self.reply(self.service.clone().plan_ping(request).await)?;
         let list = reply.list.ok_or(WireError::Field("list")).and_then(TryInto::try_into);
         Ok(PingPlan {
@@ -212,6 +213,7 @@ impl Client {
             TargetList::Pings(list) => (Vec::new(), Some((&**list).into())),
         };
         let job = wire::SubmitJob { job: Some(job.into()), agents: agents.into(), pings };
+        check_size(&job)?;
         let first = wire::submit_part::Kind::Job(job);
         // The iterator is drained only as fast as HTTP/2 flow control lets it: nothing piles up.
         let pieces = blobs.into_iter().flat_map(|(blob, data)| chunks(blob, data)).map(wire::submit_part::Kind::Blob);
@@ -467,6 +469,17 @@ fn chunks(blob: BlobRef, data: Bytes) -> impl Iterator<Item = wire::BlobChunk> {
 
 fn bytes_of(bytes: &[u8]) -> Bytes {
     Bytes::copy_from_slice(bytes)
+}
+
+/// The controller takes no larger message; without this its refusal would look like a lost connection.
+fn check_size(message: &impl wire::Message) -> Result<(), ClientError> {
+    // Tag and length of the message that carries it.
+    let bytes = message.encoded_len() + 16;
+    if bytes <= limits::OPERATOR_MESSAGE_BYTES_MAX {
+        return Ok(());
+    }
+    let (mib, max) = (bytes.div_ceil(1 << 20), limits::OPERATOR_MESSAGE_BYTES_MAX >> 20);
+    Err(ClientError::Usage(format!("this takes {mib} MiB to say, and {max} MiB are the most: split the list of hosts")))
 }
 
 fn millis(span: Duration) -> u64 {

@@ -11,6 +11,7 @@ pub mod jobs;
 pub mod launch;
 pub mod login;
 pub mod logs;
+pub mod names;
 pub mod operator;
 pub mod ping;
 pub mod rerun;

@@ -15,6 +15,9 @@ use muster_proto::outcome::{Counts, Outcome, State};
 use muster_proto::ping::Sample;
 use muster_proto::time::Timestamp;
 
+/// Why it cannot be known what became of a target that was looked at.
+const CUT_SHORT: &str = "the controller was started again while it was looked at: its single probes are in the record";
+
 /// A ping with all its targets. What it tells goes into a list of events, in order, to be made durable.
 #[derive(Debug, Clone)]
 pub struct Sweep {
@@ -122,10 +125,15 @@ impl Sweep {
         first
     }
 
-    /// Ends all open targets in a state in which nothing came of them.
+    /// Ends all open targets: those that nobody has looked at in this state, of the others it cannot be known.
     pub fn give_up(&mut self, state: State, reason: &str, now: Timestamp, events: &mut Vec<Event>) {
         for target in 0..self.spec.targets.count {
-            self.ended(target, Outcome::without_run(state, reason), now, events);
+            let outcome = match self.targets[target as usize] {
+                Target::Open => Outcome::without_run(state, reason),
+                Target::Probed => Outcome::without_run(State::Indeterminate, CUT_SHORT),
+                Target::Ended => continue,
+            };
+            self.ended(target, outcome, now, events);
         }
     }
 
@@ -247,6 +255,16 @@ mod tests {
             events.iter().for_each(|event| replayed.replay(event));
             prop_assert_eq!(format!("{replayed:?}"), format!("{sweep:?}"));
         }
+    }
+
+    #[test]
+    fn p3_only_who_was_never_looked_at_is_said_to_have_been_passed_over() {
+        let mut events = Vec::new();
+        let mut sweep = Sweep::plan(spec(2), NOW, &mut events);
+        sweep.probed(0, Sample { number: 0, answer: Ok(Duration::ZERO) }, NOW, &mut events);
+        sweep.give_up(State::Skipped, "cancelled", NOW, &mut events);
+        assert_eq!(sweep.counts().get(State::Indeterminate), 1);
+        assert_eq!(sweep.counts().get(State::Skipped), 1);
     }
 
     #[test]

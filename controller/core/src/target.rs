@@ -17,6 +17,7 @@ use muster_proto::limits;
 use muster_proto::name::HostName;
 use muster_proto::names::{ExpandError, expand, fold, natural_cmp};
 pub use pings::{PingPlanError, PlannedPings, pings};
+use std::net::IpAddr;
 
 /// Names that an error lists before it only counts.
 const NAMED_MAX: usize = 5;
@@ -260,6 +261,28 @@ impl<'a> View<'a> {
     fn targets(&self, chosen: &[bool]) -> Vec<Target> {
         let chosen = self.members.iter().zip(chosen).filter(|(_, chosen)| **chosen);
         chosen.map(|(member, _)| Target { agent: member.id, name: member.name.clone() }).collect()
+    }
+
+    /// What to say of names that nobody bears where they are taken as hosts without an agent; addresses are no surprise.
+    fn strangers(&self, names: &[&HostName]) -> Option<String> {
+        let is_name = |name: &&HostName| name.as_str().parse::<IpAddr>().is_err();
+        let mut names: Vec<&HostName> = names.iter().copied().filter(is_name).collect();
+        names.sort_unstable_by(|a, b| natural_cmp(a.as_str(), b.as_str()));
+        names.dedup();
+        let known = self.members.iter().map(|member| &member.name);
+        let nearest = nearest::nearest(names.first()?.as_str(), known);
+        let hint = nearest.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+        let listed = fold(names.iter().take(NAMED_MAX).map(|name| name.as_str()));
+        Some(match names.len() {
+            1 => format!("{listed}: no agent has this name, taken as a host without one{hint}"),
+            2..=NAMED_MAX => format!("{listed}: no agent has these names, taken as hosts without one{hint}"),
+            more => {
+                format!(
+                    "{listed} and {} more: no agent has these names, taken as hosts without one{hint}",
+                    more - NAMED_MAX
+                )
+            }
+        })
     }
 
     fn unknown(&self, mut names: Vec<&HostName>) -> ResolveError {

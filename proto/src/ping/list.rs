@@ -34,10 +34,6 @@ impl FromStr for PingName {
                 && zone.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_@".contains(&byte));
             return if good { Ok(Self(format!("{address}%{zone}").into())) } else { Err(refused()) };
         }
-        // A number alone, or numbers and dots, is a mistyped address: resolvers make odd things of it.
-        if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-            return Err(refused());
-        }
         let name: HostName = text.to_ascii_lowercase().parse().map_err(|_| refused())?;
         Ok(name.into())
     }
@@ -73,6 +69,11 @@ impl PingName {
             Some((address, zone)) => Some((address.parse().ok()?, Some(zone))),
             None => Some((self.0.parse().ok()?, None)),
         }
+    }
+
+    /// Digits and dots that are no address: an agent may be called so, but a resolver makes odd things of it.
+    pub fn is_number(&self) -> bool {
+        self.address().is_none() && self.0.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
     }
 
     /// The name, if an agent could bear it.
@@ -244,7 +245,10 @@ mod tests {
             assert_eq!(name.as_str(), kept);
             assert_eq!(name.as_str().parse::<PingName>(), Ok(name.clone()));
         }
-        for text in ["", "10.0.0", "10", "1.2.3.4.5", "fe80::1%", "10.0.0.1%eth0", "a b", "fe80::1%e;th", "-x", "a>b"] {
+        for text in ["10.0.0", "10", "1.2.3.4.5"] {
+            assert!(text.parse::<PingName>().expect("an agent's name").is_number(), "{text:?}");
+        }
+        for text in ["", "fe80::1%", "10.0.0.1%eth0", "a b", "fe80::1%e;th", "-x", "a>b"] {
             assert!(text.parse::<PingName>().is_err(), "{text:?}");
         }
         assert_eq!("web01".parse::<PingName>().expect("a name").address(), None);

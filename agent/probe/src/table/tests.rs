@@ -16,6 +16,11 @@ fn settings(count: u32, retries: u32) -> Settings {
     Settings { probes, detail: Detail::Each }
 }
 
+fn settings_with_period(count: u32, ms: u64) -> Settings {
+    let settings = settings(count, 0);
+    Settings { probes: Probes { period: Duration::from_millis(ms), ..settings.probes }, ..settings }
+}
+
 fn address(n: u8) -> IpAddr {
     [10, 0, 0, n].into()
 }
@@ -176,6 +181,56 @@ fn what_the_kernel_may_have_dropped_is_asked_again_and_never_silence() {
     send(&mut quiet, 500);
     quiet.run_out(Moment(1_000 * MS));
     assert_eq!(last_word(&mut quiet).2, Some(FailureKind::NoReply), "nothing was dropped the second time");
+}
+
+#[test]
+fn overflow_outlasts_silence_where_nothing_was_answered() {
+    // The first probe and all its tries run into drops; what becomes of the second is told.
+    let second = |fate: fn(&mut Table, u64)| {
+        let mut table = table(settings_with_period(2, 10_000), 1);
+        for ms in [0, 500, 1_000, 1_500] {
+            table.run_out(Moment(ms * MS));
+            send(&mut table, ms);
+            table.dropped(Moment((ms + 10) * MS));
+        }
+        table.run_out(Moment(2_000 * MS));
+        let number = send(&mut table, 10_000)[0];
+        fate(&mut table, number);
+        table.run_out(Moment(10_500 * MS));
+        last_word(&mut table).2
+    };
+    assert_eq!(second(|_, _| {}), Some(FailureKind::Overflow));
+    let unreachable = |table: &mut Table, number| error(table, number, 0, FailureKind::HostUnreachable);
+    assert_eq!(second(unreachable), Some(FailureKind::HostUnreachable), "what a router says is not silence");
+
+    let mut answered = table(settings_with_period(3, 10_000), 1);
+    let first = send(&mut answered, 0)[0];
+    reply(&mut answered, first, 0, 1);
+    answered.dropped(Moment(10_001 * MS));
+    for ms in (10_000..).step_by(500).take(30) {
+        answered.run_out(Moment(ms * MS));
+        let sent = send(&mut answered, ms);
+        if ms < 12_000 && !sent.is_empty() {
+            answered.dropped(Moment((ms + 10) * MS));
+        }
+    }
+    assert_eq!(last_word(&mut answered).2, Some(FailureKind::NoReply), "who answered once is not unknown");
+}
+
+#[test]
+fn a_target_that_has_ended_is_never_sent_to_again() {
+    let mut table = table(settings(4, 1), 1);
+    let sent = [send(&mut table, 0), send(&mut table, 200), send(&mut table, 400)].concat();
+    assert_eq!(sent.len(), 3);
+    // One more is due, and two are to be repeated.
+    table.run_out(Moment(700 * MS));
+    let again = table.next(Moment(710 * MS)).expect("a repetition");
+    table.refused(again, FailureKind::NoZone.into());
+    assert_eq!(last_word(&mut table).2, Some(FailureKind::NoZone));
+    assert_eq!((send(&mut table, 710), send(&mut table, 5_000)), (vec![], vec![]));
+    assert!(table.is_done());
+    table.run_out(Moment(5_000 * MS));
+    assert_eq!((table.next_event(), table.findings()), (None, vec![]));
 }
 
 #[test]
@@ -362,6 +417,7 @@ impl<L: Iterator<Item = Luck>> World<L> {
         };
         *self.tries.entry((order.place, probe)).or_default() += 1;
         self.sent += 1;
+        assert!(!self.table.targets[order.place as usize].ended, "sent to after its end");
         let luck = self.lucks.next().expect("endless");
         match luck {
             Luck::NotSent => self.table.failed(order, stamp(self.ms), FailureKind::Forbidden.into()),

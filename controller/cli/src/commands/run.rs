@@ -4,6 +4,7 @@
 //! `--sh` and `--script` say so outright. Everything that can be refused here is refused before anything is sent.
 
 use super::launch::{self, Concurrency, Request, launch};
+use super::names;
 use crate::args;
 use crate::client::Selection;
 use crate::exit::{Exit, Usage};
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use clap::CommandFactory as _;
 use muster_proto::command::{BlobRef, Command, EnvVar, OutputLimit, Program};
 use muster_proto::limits;
+use muster_proto::names::expand;
 use sha2::{Digest as _, Sha256};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -151,9 +153,16 @@ impl Hosts {
         if self.targets.is_none() && self.hosts_file.is_none() {
             return Err(Usage("no hosts are named: say which with -w, as -w 'web[01-20]' or -w all".to_owned()));
         }
-        let names = self.hosts_file.map(|path| host_names(&path)).transpose()?.unwrap_or_default();
+        let names = self.hosts_file.map(|path| names::from_file(&path, listed)).transpose()?.unwrap_or_default();
         Ok(Selection { targets: said("-w", self.targets)?, exclude: said("-x", self.exclude)?, names })
     }
+}
+
+/// A name or a range; the controller says who bears them.
+fn listed(word: &str) -> Result<String, String> {
+    names::no_expression(word)?;
+    expand(word, limits::TARGETS_MAX as usize).map_err(|error| format!("{word}: {error}"))?;
+    Ok(word.to_owned())
 }
 
 /// The expression of an option; a blank one means nobody, and never everybody.
@@ -162,19 +171,6 @@ pub fn said(option: &str, expression: Option<String>) -> Result<String, Usage> {
         Some(blank) if blank.trim().is_empty() => Err(Usage(format!("{option} is empty: name hosts, or `all`"))),
         other => Ok(other.unwrap_or_default()),
     }
-}
-
-/// The words of a file, `-` is stdin; # begins a comment.
-pub fn host_names(path: &Path) -> Result<Vec<String>, Usage> {
-    let bytes = if path == Path::new("-") { read_whole(io::stdin().lock()) } else { read_file(path) };
-    let bytes = bytes.map_err(|error| Usage(format!("cannot read names of hosts from {}: {error}", path.display())))?;
-    let text = String::from_utf8(bytes).map_err(|_| Usage(format!("{} has names that are no text", path.display())))?;
-    let words = text.lines().flat_map(|line| line.split('#').next().unwrap_or_default().split_whitespace());
-    let names: Vec<String> = words.map(str::to_owned).collect();
-    if names.is_empty() {
-        return Err(Usage(format!("{} names no host: write one a line", path.display())));
-    }
-    Ok(names)
 }
 
 fn command(
@@ -236,11 +232,13 @@ fn carry(content: Vec<u8>, blobs: &mut Vec<(BlobRef, Bytes)>) -> BlobRef {
     blob
 }
 
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+/// All of a file, or an error if that is more than a job carries.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     read_whole(File::open(path)?)
 }
 
-fn read_whole(from: impl Read) -> io::Result<Vec<u8>> {
+/// All of it, or an error if that is more than a job carries.
+pub fn read_whole(from: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(limits::BLOB_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limits::BLOB_BYTES_MAX {
@@ -368,13 +366,6 @@ mod tests {
         }
         let chosen = selection(&["-w", "a,b", "-x", "b", "id"]).expect("a selection");
         assert_eq!((&*chosen.targets, &*chosen.exclude), ("a,b", "b"));
-    }
-
-    #[test]
-    fn names_come_from_a_file_too() {
-        let mut file = tempfile::NamedTempFile::new().expect("a file");
-        file.write_all(b"# web\nweb01 web[02-03]  # more\n\n\tdb1\n").expect("written");
-        assert_eq!(host_names(file.path()).expect("names"), ["web01", "web[02-03]", "db1"]);
     }
 
     #[test]

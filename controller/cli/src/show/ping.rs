@@ -1,17 +1,28 @@
 //! Pings as people and programs read them: one format, one file; [`View`] is the one that was asked for.
 
+mod blocks;
 pub mod changes;
 pub mod csv;
+pub mod hosts;
 pub mod json;
 pub mod matrix;
 pub mod prometheus;
 pub mod table;
 pub mod text;
+mod unseen;
 mod view;
 
 pub use view::{Probes, Style, View};
 
+use crate::show::summary;
+use muster_proto::outcome::Outcome;
+use std::borrow::Cow;
 use std::time::Duration;
+
+/// Why there is no answer, in words that need no state before them.
+pub fn why(outcome: &Outcome) -> Cow<'_, str> {
+    outcome.reason.as_deref().map_or_else(|| summary::end(outcome).into(), Cow::Borrowed)
+}
 
 /// Milliseconds in few digits, as fping has them: `0.123`, `1.23`, `12.3`, `123`.
 pub fn millis(span: Duration) -> String {

@@ -54,8 +54,8 @@ pub enum PingPlanError {
     #[error("nobody looks: name agents with --from, or let the controller look")]
     NobodyLooks,
     /// All that was chosen is excluded or left out.
-    #[error("no host is left to ping: exclude fewer or choose more")]
-    NobodyLeft,
+    #[error("no host is left to ping: {0}")]
+    NobodyLeft(String),
     /// Too many.
     #[error("{0}")]
     List(#[from] ListError),
@@ -78,18 +78,23 @@ pub fn pings(selection: &PingSelection, fleet: &Fleet) -> Result<PlannedPings, P
     let mut notes = Vec::new();
     hosts.choose(selection, &mut notes)?;
     let excluded = hosts.exclude(&selection.exclude)?;
-    let Hosts { mut hosts, twice, odd, .. } = hosts;
+    let Hosts { mut hosts, mut twice, odd, .. } = hosts;
     if hosts.is_empty() {
         let nothing = selection.targets.is_empty() && selection.hosts.is_empty() && selection.networks.is_empty();
-        return Err(if nothing { PingPlanError::Missing } else { PingPlanError::NobodyLeft });
+        note(&mut notes, &odd, "not the address of one host");
+        return Err(if nothing { PingPlanError::Missing } else { PingPlanError::NobodyLeft(notes.join("; ")) });
     }
+
+    twice.sort_unstable();
+    twice.dedup();
     if let Some(excluded) = excluded {
         hosts.retain(|host| !excluded.contains(&host.name));
     }
-    note(&mut notes, &twice, "named twice, looked at once");
+    note(&mut notes, &twice, "named more than once, looked at once");
     note(&mut notes, &odd, "not the address of one host, left out");
     if hosts.is_empty() {
-        return Err(PingPlanError::NobodyLeft);
+        let what = "-x takes out every host that was chosen: exclude fewer or choose more";
+        return Err(PingPlanError::NobodyLeft(what.to_owned()));
     }
     let pairs = pairs(&hosts, &vantages, selection, &mut notes)?;
     Ok((PingList::new(vantages, hosts, pairs)?, notes))
@@ -124,14 +129,16 @@ impl Hosts<'_> {
             for target in view.targets(&chosen) {
                 self.add(target.name.into(), Some(target.agent));
             }
+            notes.extend(view.strangers(&strangers));
             for stranger in strangers {
                 self.add_text(stranger.as_str()).map_err(PingPlanError::Targets)?;
             }
         }
         for (place, text) in (1..).zip(&selection.hosts) {
             let fail = |error| PingPlanError::Host { place, error };
-            if let Ok(name) = text.parse() {
-                self.add_name(name);
+            if let Ok(name) = text.parse::<PingName>() {
+                let refused = |error: ParseError| fail(ExpandError { column: error.column, message: error.message });
+                self.add_name(name).map_err(refused)?;
                 self.check_room()?;
                 continue;
             }
@@ -151,7 +158,7 @@ impl Hosts<'_> {
             if let Some((first, last)) = network.own() {
                 notes.push(format!("{first} and {last} are the network's own in {text}: left out"));
             }
-            network.hosts().for_each(|address| self.add_name(address.into()));
+            network.hosts().for_each(|address| self.add(address.into(), None));
         }
         self.check_room()
     }
@@ -164,13 +171,17 @@ impl Hosts<'_> {
     fn add_text(&mut self, text: &str) -> Result<(), ParseError> {
         let refused =
             |error: muster_proto::ping::ParsePingNameError| ParseError { column: 1, message: error.to_string() };
-        self.add_name(text.parse().map_err(refused)?);
-        Ok(())
+        self.add_name(text.parse().map_err(refused)?)
     }
 
-    fn add_name(&mut self, name: PingName) {
+    fn add_name(&mut self, name: PingName) -> Result<(), ParseError> {
         let agent = name.host_name().and_then(|name| Some(self.fleet.by_name(&name)?.id));
+        if agent.is_none() && name.is_number() {
+            let message = format!("{name} is no address and no agent's name: an IPv4 address has four numbers");
+            return Err(ParseError { column: 1, message });
+        }
         self.add(name, agent);
+        Ok(())
     }
 
     fn add(&mut self, name: PingName, agent: Option<AgentId>) {
@@ -232,7 +243,7 @@ fn pairs(
     if selves > 0 {
         notes.push(format!("agents do not look at themselves: {selves} left out"));
     }
-    if pairs.is_empty() { Err(PingPlanError::NobodyLeft) } else { Ok(pairs) }
+    if pairs.is_empty() { Err(PingPlanError::NobodyLeft(notes.join("; "))) } else { Ok(pairs) }
 }
 
 fn sample_len(sample: NonZeroU32, vantages: usize) -> usize {

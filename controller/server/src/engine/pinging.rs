@@ -11,8 +11,10 @@ use crate::stats::Stats;
 use muster_core::sweep::Sweep;
 use muster_proto::event::Event;
 use muster_proto::job::{JobState, Work};
+use muster_proto::limits;
 use muster_proto::outcome::State;
 use muster_proto::ping::PingList;
+use muster_proto::time::Timestamp;
 use muster_store::{Append, AuditEntry, Store, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,11 +23,15 @@ use tracing::{error, info};
 
 /// Questions and orders taken at a time.
 const BATCH_LEN: usize = 64;
+/// Between two looks at the clock, at most: it may have been set.
+const NAP_MAX: Duration = Duration::from_mins(1);
 
 /// A ping with what its task needs.
 pub(super) struct Pinging {
     sweep: Sweep,
     look: Option<Look>,
+    /// Single probes in the record.
+    samples: u64,
     /// What becomes of targets that nobody has looked at when the look is over.
     rest: (State, String),
     store: Store,
@@ -56,7 +62,7 @@ impl Pinging {
             }
             _ => None,
         };
-        Self { sweep, look, rest, store, stats }
+        Self { samples: sweep.last_seq(), sweep, look, rest, store, stats }
     }
 
     /// Is the job until it is done.
@@ -70,8 +76,8 @@ impl Pinging {
                 self.take(input, &mut after);
             }
             if self.look.is_none() {
-                let (state, reason) = &self.rest;
-                self.sweep.give_up(*state, reason, now, &mut after.events);
+                let (state, reason) = self.rest_at(now);
+                self.sweep.give_up(state, &reason, now, &mut after.events);
             }
             self.sweep.advance(now, &mut after.events);
             let done = self.sweep.state() == JobState::Done;
@@ -86,12 +92,24 @@ impl Pinging {
                 return;
             }
             let left = clock::now().until(self.sweep.spec().start_before);
+            if left.is_zero() || self.samples >= limits::PING_SAMPLES_MAX {
+                self.end();
+            }
+            let nap = left.clamp(Duration::from_millis(1), NAP_MAX);
             tokio::select! {
                 taken = inputs.recv_many(&mut batch, BATCH_LEN) => if taken == 0 { return },
                 news = news_of(&mut self.look) => self.learn(news, &mut after),
-                () = tokio::time::sleep(left.max(Duration::from_millis(1))), if !left.is_zero() => self.end(),
+                () = tokio::time::sleep(nap), if !left.is_zero() => {}
             }
         }
+    }
+
+    /// What becomes of targets that nobody has looked at, now that nobody will.
+    fn rest_at(&self, now: Timestamp) -> (State, String) {
+        if self.rest.0 == State::Expired && now < self.sweep.spec().start_before {
+            return (State::Indeterminate, "the look broke off before its turn: ping it again".to_owned());
+        }
+        self.rest.clone()
     }
 
     /// What is under way still says what it has seen.
@@ -109,7 +127,10 @@ impl Pinging {
         };
         for news in news {
             match news {
-                News::Probed { target, sample } => self.sweep.probed(target, sample, now, &mut after.events),
+                News::Probed { target, sample } => {
+                    self.samples += 1;
+                    self.sweep.probed(target, sample, now, &mut after.events);
+                }
                 News::Ended { target, outcome } => self.sweep.ended(target, outcome, now, &mut after.events),
             }
         }
@@ -178,3 +199,6 @@ async fn news_of(look: &mut Option<Look>) -> Option<Vec<News>> {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,8 @@ use muster_core::fleet::{Fleet, Member};
 use muster_core::target::Selector;
 use muster_proto::event::{Event, EventKind};
 use muster_proto::id::{AgentId, JobId};
+use muster_proto::job::TargetList;
+use muster_proto::ping::PingName;
 use muster_proto::time::Timestamp;
 use muster_proto::wire;
 use muster_store::StoredJob;
@@ -78,6 +80,17 @@ pub(super) async fn follow(
 
 /// The places that an expression over the job's own targets stands for.
 fn places(door: &OperatorDoor, stored: &StoredJob, expression: &str) -> Result<HashSet<u32>, Status> {
+    // An address may have characters that no expression takes.
+    if let (TargetList::Pings(_), Ok(host)) = (&stored.targets, expression.parse::<PingName>()) {
+        let named: HashSet<u32> = (0..)
+            .zip(stored.targets.names())
+            .filter(|(_, (name, _))| name.host == host)
+            .map(|(place, _)| place)
+            .collect();
+        if !named.is_empty() {
+            return Ok(named);
+        }
+    }
     let mut fleet = Fleet::default();
     let mut places: HashMap<AgentId, Vec<u32>> = HashMap::new();
     for (place, (name, agent)) in (0..).zip(stored.targets.names()) {

@@ -8,7 +8,7 @@ use crate::stats::Stats;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use muster_probe::{Aim, Settings, Sweep};
-use muster_proto::ping::Finding;
+use muster_proto::ping::{FailureKind, Finding};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -158,7 +158,10 @@ impl Worker {
         let answers = stream::iter(names).map(move |(name, slots)| {
             let resolver = resolver.clone();
             async move {
-                let at = resolver.ask(name.as_str(), family).await;
+                let at = match name.is_number() {
+                    true => FailureKind::Unresolved.into(),
+                    false => resolver.ask(name.as_str(), family).await,
+                };
                 Vec::from_iter(slots.into_iter().map(|slot| (slot, at)))
             }
         });

@@ -1,6 +1,8 @@
 //! `--watch`: a line when a host goes down or comes up, and nothing else, as a log.
 
-use crate::show::{moment, summary};
+use super::why;
+use crate::board::{Sighting, sighting};
+use crate::show::moment;
 use crate::track::called;
 use muster_proto::event::{Event, EventKind};
 use muster_proto::outcome::State;
@@ -45,7 +47,8 @@ impl Changes {
             EventKind::Finished { outcome, .. }
                 if !matches!(outcome.state, State::Succeeded | State::Failed | State::Skipped) =>
             {
-                writeln!(out, "{time} {name} {}", summary::end(outcome))
+                let word = if sighting(outcome) == Sighting::Dead { "down" } else { "unknown" };
+                writeln!(out, "{time} {name} {word}: {}", why(outcome))
             }
             _ => Ok(()),
         };
@@ -79,7 +82,7 @@ mod tests {
             "2026-11-22T10:00:00Z n1>db down: no reply",
             "2026-11-22T10:00:01Z web01 down: no reply",
             "2026-11-22T10:00:13Z web01 up after 12.3 s",
-            "2026-11-22T10:00:13Z gone start_failed: name does not resolve",
+            "2026-11-22T10:00:13Z gone down: name does not resolve",
         ];
         assert_eq!(out.lines().collect::<Vec<_>>(), lines);
     }

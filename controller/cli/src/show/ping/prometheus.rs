@@ -1,8 +1,7 @@
 //! A ping in the text format of Prometheus, for a collector that reads files: `muster ping ... -o prometheus > FILE`.
 
-use crate::board::Board;
+use crate::board::{Board, Sighting, sighting};
 use crate::show::prometheus::escaped;
-use muster_proto::outcome::State;
 use muster_proto::ping::{Tally, TargetName};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -47,10 +46,10 @@ pub fn page(board: &Board) -> String {
     let mut page = String::new();
     head(&mut page, "muster_ping_up", "Whether the host answered.");
     for (name, outcome) in board.ends() {
-        let up = match outcome.map(|outcome| outcome.state) {
-            Some(State::Succeeded) => 1,
-            Some(State::Failed | State::StartFailed) => 0,
-            _ => continue,
+        let up = match outcome.map(sighting) {
+            Some(Sighting::Alive) => 1,
+            Some(Sighting::Dead) => 0,
+            Some(Sighting::None) | None => continue,
         };
         // Writing to a string cannot fail, here and below.
         let _ = writeln!(page, "muster_ping_up{{{}}} {up}", labels(name));

@@ -2,9 +2,8 @@
 //!
 //! fping writes the last ones to stderr; here they are data. Behind those of targets without an answer stands why.
 
-use super::millis;
+use super::{millis, why};
 use crate::board::{Probed, tally};
-use crate::show::summary;
 use crate::track::called;
 use muster_proto::outcome::{Outcome, State};
 use muster_proto::ping::{FailureKind, Sample, TargetName};
@@ -69,26 +68,24 @@ impl Text {
 
     /// `web01 : xmt/rcv/%loss = 1/1/0%, min/avg/max = 0.12/0.12/0.12`, or why there is no answer.
     pub fn end(&self, out: &mut String, place: usize, outcome: &Outcome) {
-        // Nobody may take a host that was not even asked for one that lost nothing.
-        self.line(out, place, &Figures::of(outcome), 100);
-        // Writing to a string cannot fail, here and below.
-        let _ = match (&outcome.reason, outcome.state) {
-            (_, State::Succeeded) => writeln!(out),
-            (Some(reason), State::Failed) => writeln!(out, ": {reason}"),
-            _ => writeln!(out, ": {}", summary::end(outcome)),
+        self.line(out, place, &Figures::of(outcome));
+        let _ = match outcome.state {
+            State::Succeeded => writeln!(out),
+            _ => writeln!(out, ": {}", why(outcome)),
         };
     }
 
     /// The same of any probes, without a reason.
     pub fn figures(&self, out: &mut String, place: usize, figures: &Figures) {
-        self.line(out, place, figures, 0);
+        self.line(out, place, figures);
         out.push('\n');
     }
 
-    fn line(&self, out: &mut String, place: usize, figures: &Figures, loss_of_none: u64) {
+    fn line(&self, out: &mut String, place: usize, figures: &Figures) {
         let Some(name) = self.names.get(place) else { return };
         let Figures { sent, received, rtt } = *figures;
-        let loss = loss(sent, received).unwrap_or(loss_of_none);
+        // Nobody may take a host that was not even asked for one that lost nothing.
+        let loss = loss(sent, received).unwrap_or(100);
         let _ = write!(out, "{:width$} : xmt/rcv/%loss = {sent}/{received}/{loss}%", called(name), width = self.width);
         if let Some([min, mean, max]) = rtt {
             let _ = write!(out, ", min/avg/max = {}/{}/{}", millis(min), millis(mean), millis(max));
@@ -145,7 +142,7 @@ mod tests {
         let outcome = Outcome::without_run(State::StartFailed, "name does not resolve");
         assert_eq!(
             line(EventKind::Finished { target: 0, outcome }),
-            "n1>web01 : xmt/rcv/%loss = 0/0/100%: start_failed: name does not resolve\n"
+            "n1>web01 : xmt/rcv/%loss = 0/0/100%: name does not resolve\n"
         );
     }
 }

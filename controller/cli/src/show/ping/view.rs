@@ -45,8 +45,6 @@ pub enum Style {
     Changes,
     /// A map of who reaches whom.
     Matrix(Groups),
-    /// Nothing but the last line.
-    Quiet,
     /// One object at the end; the follower asks the controller for it.
     Json,
     /// One event a line.
@@ -64,6 +62,8 @@ pub enum Probes {
     Lines,
     /// A line a target for each interval of time.
     Intervals,
+    /// Nothing; on a terminal no table moves either.
+    Nothing,
 }
 
 /// A ping on its way to the user.
@@ -77,11 +77,10 @@ pub struct View {
 
 enum Form {
     Lines { text: Text, show: Show, order: Order, probes: Probes, intervals: Vec<Interval> },
-    Table { show: Option<Show>, colour: bool },
+    Table { show: Option<Show>, probes: Probes, colour: bool },
     Names(Show),
     Changes(Changes),
     Matrix(Groups),
-    Quiet,
     Json,
     Jsonl,
     Csv,
@@ -116,7 +115,7 @@ impl View {
             Style::Text { show, probes, .. }
                 if probes != Probes::Intervals && on_terminal(Stream::Stdout) && on_terminal(Stream::Stderr) =>
             {
-                Form::Table { show, colour: console.sink(Stream::Stdout) == Sink::Terminal { colour: true } }
+                Form::Table { show, probes, colour: console.sink(Stream::Stdout) == Sink::Terminal { colour: true } }
             }
             Style::Text { show, order, probes, payload } => {
                 let intervals = if probes == Probes::Intervals { names.len() } else { 0 };
@@ -138,7 +137,6 @@ impl View {
             Style::Names(show) => Form::Names(show),
             Style::Changes => Form::Changes(Changes::new(names.clone())),
             Style::Matrix(groups) => Form::Matrix(groups),
-            Style::Quiet => Form::Quiet,
             Style::Json => Form::Json,
             Style::Jsonl => Form::Jsonl,
             Style::Csv => Form::Csv,
@@ -204,7 +202,7 @@ impl View {
     /// Some time has passed: draws what shows progress.
     pub fn progress(&self, console: &mut Console, board: &Board, elapsed: Duration) -> io::Result<()> {
         console.show_progress(|window| match &self.form {
-            Form::Table { colour, .. } => table::frame(board, window, elapsed, *colour),
+            Form::Table { colour, probes: Probes::Lines, .. } => table::frame(board, window, elapsed, *colour),
             _ => cut(&table::count(board, elapsed), window.columns - 1).into_owned(),
         })
     }
@@ -224,7 +222,7 @@ impl View {
         console.hide_progress()?;
         self.out.clear();
         let page = match &self.form {
-            Form::Table { show, colour } => {
+            Form::Table { show, colour, .. } => {
                 let window = show::window(io::stdout()).unwrap_or(show::WINDOW_DEFAULT);
                 table::last(board, window, *show, *colour)
             }
@@ -336,7 +334,7 @@ mod tests {
             (text(lines, Some(Show::Failed), Order::Target), b.to_owned()),
             (Style::Names(Show::Ok), "c\na\n".to_owned()),
             (Style::Names(Show::Failed), "b\n".to_owned()),
-            (Style::Quiet, String::new()),
+            (text(Probes::Nothing, None, Order::Completion), format!("{c}{b}{a}")),
         ] {
             let form = format!("{style:?}");
             assert_eq!(shown(Sink::Pipe, style, &NAMES, three()).0, out, "{form}");

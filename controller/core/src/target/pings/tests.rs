@@ -31,13 +31,30 @@ fn agents_strangers_and_addresses_are_all_hosts() {
     let (list, notes) = plan(&whole("n[1-2],web9,10.0.0.7")).expect("a plan");
     assert_eq!(names(&list), ["n1", "n2", "web9", "10.0.0.7"]);
     assert_eq!(list.hosts().iter().filter(|host| host.agent.is_some()).count(), 2);
-    assert!(notes.is_empty() && list.is_plain(), "{notes:?}");
+    assert!(list.is_plain());
+    assert_eq!(notes, ["web9: no agent has this name, taken as a host without one"]);
+    let (_, notes) = plan(&whole("n1,n33,n44")).expect("a plan");
+    assert_eq!(notes, ["n[33,44]: no agent has these names, taken as hosts without one; did you mean n3?"]);
 
     let hosts = ["N3", "10.0.0.[1-2]", "fe80::1%eth0", "10.0.0.2"].map(str::to_owned).to_vec();
     let (list, notes) = plan(&PingSelection { hosts, ..PingSelection::default() }).expect("a plan");
     assert_eq!(names(&list), ["n3", "10.0.0.1", "10.0.0.2", "fe80::1%eth0"]);
     assert_eq!(list.hosts()[0].agent, Some(AgentId::from_bytes([3; 16])));
-    assert_eq!(notes, ["10.0.0.2: named twice, looked at once"]);
+    assert_eq!(notes, ["10.0.0.2: named more than once, looked at once"]);
+}
+
+#[test]
+fn a_mistyped_address_is_an_error_unless_an_agent_is_called_so() {
+    let hosts = PingSelection { hosts: vec!["10.0.0".to_owned()], ..PingSelection::default() };
+    for selection in [whole("10.0.0"), hosts] {
+        let refused = plan(&selection).expect_err("a mistake").to_string();
+        assert!(refused.contains("10.0.0 is no address"), "{refused}");
+    }
+    let mut fleet = fleet();
+    let name = "10.0.0".parse().expect("a name");
+    let odd = Member { id: AgentId::from_bytes([9; 16]), name, labels: Labels::default() };
+    fleet.insert(odd).expect("a new name");
+    assert_eq!(names(&pings(&whole("all"), &fleet).expect("a plan").0)[0], "10.0.0");
 }
 
 #[test]
@@ -62,7 +79,8 @@ fn what_is_no_single_host_is_left_out_with_a_word() {
     let (list, notes) = plan(&whole("10.0.0.1,224.0.0.1,255.255.255.255,0.0.0.0")).expect("a plan");
     assert_eq!(names(&list), ["10.0.0.1"]);
     assert_eq!(notes, ["224.0.0.1, 255.255.255.255, 0.0.0.0: not the address of one host, left out"]);
-    assert_eq!(plan(&whole("224.0.0.1")), Err(PingPlanError::NobodyLeft));
+    let nobody = plan(&whole("224.0.0.1")).expect_err("nobody");
+    assert_eq!(nobody.to_string(), "no host is left to ping: 224.0.0.1: not the address of one host");
 }
 
 #[test]
@@ -70,7 +88,7 @@ fn exclusion_takes_agents_and_strangers() {
     let selection = PingSelection { exclude: "n2,10.0.0.7".to_owned(), ..whole("all,10.0.0.[6-8]") };
     assert_eq!(names(&plan(&selection).expect("a plan").0), ["n1", "n3", "10.0.0.6", "10.0.0.8"]);
     let all = PingSelection { exclude: "all".to_owned(), ..whole("n1") };
-    assert_eq!(plan(&all), Err(PingPlanError::NobodyLeft));
+    assert!(matches!(plan(&all), Err(PingPlanError::NobodyLeft(_))));
 }
 
 #[test]
