@@ -72,7 +72,7 @@ impl Family {
 pub enum Detail {
     /// Nothing.
     Ends,
-    /// The first probe, and every one that differs from the one before in whether an answer came.
+    /// The first probe, and every one that differs from the one before in whether an answer came, or cannot be known.
     Changes,
     /// Every probe.
     Each,

@@ -35,7 +35,7 @@ pub use wait::until;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::fs::Permissions;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -62,12 +62,11 @@ impl Fleet {
     }
 
     /// The same on a machine that may send ICMP. `None`, said loudly, where it may not.
-    #[expect(clippy::print_stdout, reason = "a test that is left out must say so")]
     pub fn that_pings(agents: u16) -> Option<Self> {
         let fleet = Self::start(agents);
         let probe = fleet.muster(["ping", "127.0.0.1"]);
         if probe.out().contains("no right to send ICMP") {
-            println!("SKIPPED: this test needs to send ICMP: {}", probe.out());
+            skipped(&format!("this test needs to send ICMP: {}", probe.out()));
             return None;
         }
         assert_eq!(probe.status, 0, "{probe}");
@@ -257,6 +256,12 @@ pub fn processes_with(text: &str) -> Vec<u32> {
 /// Waits until nothing that has this text in its command line or environment is alive.
 pub fn assert_no_process_with(text: &str) {
     until(Duration::from_secs(15), &format!("processes with {text:?} are gone"), || processes_with(text).is_empty());
+}
+
+/// Says loudly that a test, or a part of one, was not run on this machine.
+pub fn skipped(why: &str) {
+    // Tests have nowhere to go where stderr is gone.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
 /// A line of `addresses.toml`.

@@ -1,9 +1,9 @@
 //! The loop of a sweep: send a few packets, take in all that came, decide, tell, wait.
 
 use crate::clock::{Moment, Stamp};
-use crate::pace::Pace;
+use crate::pace::{self, Allowance, Pace};
 use crate::packet::{self, Family, Form};
-use crate::socket::{self, Arrival, Queue, Socket, Space, Unsent};
+use crate::socket::{self, Arrival, Ledger, Queue, Socket, Space, Unsent};
 use crate::table::{Order, Table};
 use crate::{Aim, Finding, Settings, SocketKind, Totals};
 use muster_proto::ping::{Failure, FailureKind};
@@ -11,7 +11,6 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 use std::io;
-use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +34,8 @@ pub struct Rig {
     pub kind: Option<SocketKind>,
     /// A receive buffer of so many bytes.
     pub receive_buffer: Option<usize>,
+    /// Where drops are counted at best.
+    pub ledger: Ledger,
 }
 
 /// What a sweep was told and has not taken in.
@@ -42,8 +43,6 @@ pub struct Rig {
 pub struct Orders {
     /// More targets.
     pub aims: Vec<Vec<Aim>>,
-    /// Another pace from now on.
-    pub rate: Option<NonZeroU32>,
     /// No more targets come.
     pub closed: bool,
     /// Nothing more is to be sent.
@@ -110,7 +109,13 @@ impl Link {
 
 impl<S: FnMut(Vec<Finding>) -> ControlFlow<()>> Engine<S> {
     /// Ready to run. Keys and numbers are random, so that nobody can answer what he has not seen.
-    pub fn new(settings: Settings, rig: Rig, inbox: Arc<Inbox>, sink: S) -> io::Result<Self> {
+    pub fn new(
+        settings: Settings,
+        rig: Rig,
+        allowance: Option<Allowance>,
+        inbox: Arc<Inbox>,
+        sink: S,
+    ) -> io::Result<Self> {
         let mut random = [0; 12];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         let [prefix, a, b, c, key @ ..] = random;
@@ -120,7 +125,7 @@ impl<S: FnMut(Vec<Finding>) -> ControlFlow<()>> Engine<S> {
             form: Form::new(probes.size, key, prefix),
             prefix,
             table: Table::new(settings, first),
-            pace: Pace::new(probes.rate),
+            pace: Pace::new(probes.rate, allowance),
             links: [Link::default(), Link::default()],
             space: Space::new(probes.size),
             stuck: None,
@@ -153,16 +158,14 @@ impl<S: FnMut(Vec<Finding>) -> ControlFlow<()>> Engine<S> {
         }
         let [v4, v6] = &self.links;
         let kind = |link: &Link| link.socket().map(|socket| socket.kind);
-        let kernel_drops = u64::from(v4.drops) + u64::from(v6.drops);
+        let drops = |link: &Link| link.socket().map_or(Some(0), Socket::drops).map(u64::from);
+        let kernel_drops = drops(v4).zip(drops(v6)).map(|(v4, v6)| v4 + v6);
         Totals { v4: kind(v4), v6: kind(v6), kernel_drops, ..self.table.totals }
     }
 
     fn take_orders(&mut self) -> ControlFlow<()> {
-        let Orders { aims, rate, closed, stopped, abandoned } = std::mem::take(&mut *self.inbox.lock());
+        let Orders { aims, closed, stopped, abandoned } = std::mem::take(&mut *self.inbox.lock());
         aims.iter().for_each(|aims| self.table.add(aims));
-        if let Some(rate) = rate {
-            self.pace.set(rate);
-        }
         if closed {
             self.table.close();
         }
@@ -181,7 +184,10 @@ impl<S: FnMut(Vec<Finding>) -> ControlFlow<()>> Engine<S> {
     fn send_some(&mut self) {
         for _ in 0..self.pace.burst() {
             let now = Stamp::now();
-            let Some(order) = self.table.next(now.at).filter(|_| self.pace.allows(now.at)) else { return };
+            let Some(order) = self.table.next(now.at) else { return };
+            if !self.pace.allows(now.at, pace::packets(order.aim.address, self.settings.probes.size)) {
+                return;
+            }
             match self.send(order) {
                 Ok(sent) => {
                     self.table.sent(order, sent);
@@ -195,8 +201,12 @@ impl<S: FnMut(Vec<Finding>) -> ControlFlow<()>> Engine<S> {
                         return;
                     }
                     self.table.failed(order, now, FailureKind::Overflow.into());
+                    self.pace.spend(now.at);
                 }
-                Err(Unsent::Failed(failure)) => self.table.failed(order, now, failure.into()),
+                Err(Unsent::Failed(failure)) => {
+                    self.table.failed(order, now, failure.into());
+                    self.pace.spend(now.at);
+                }
                 Err(Unsent::Impossible(failure)) => self.table.refused(order, failure.into()),
             }
         }
@@ -208,7 +218,7 @@ impl<S: FnMut(Vec<Finding>) -> ControlFlow<()>> Engine<S> {
             return Err(Unsent::Impossible(failure));
         }
         let family = Family::of(order.aim.address);
-        self.open(family).map_err(Unsent::Impossible)?;
+        self.open(family)?;
         let mut sent = self.hand_over(family, order);
         for _ in 1..DOUBTS {
             if matches!(sent, Ok(_) | Err(Unsent::NoRoom)) {
@@ -227,18 +237,21 @@ impl<S: FnMut(Vec<Finding>) -> ControlFlow<()>> Engine<S> {
         socket.send(packet, order.aim).map(|()| now)
     }
 
-    fn open(&mut self, family: Family) -> Result<(), FailureKind> {
+    /// Opens the socket of a family, unless that was done or can never be.
+    fn open(&mut self, family: Family) -> Result<(), Unsent> {
         let link = &mut self.links[family as usize];
         if link.socket.is_none() {
-            let Rig { kind, receive_buffer } = self.rig;
-            let socket = Socket::open(family, kind, &self.settings.probes, self.prefix, receive_buffer);
-            if socket.as_ref().is_ok_and(|socket| socket.kind == SocketKind::Datagram) {
+            link.socket = match Socket::open(family, self.rig, &self.settings.probes, self.prefix) {
+                Ok(socket) => Some(Ok(socket)),
+                Err(Unsent::Impossible(failure)) => Some(Err(failure)),
+                Err(unsent) => return Err(unsent),
+            };
+            if link.socket().is_some_and(|socket| socket.kind == SocketKind::Datagram) {
                 self.table.narrow();
             }
-            link.socket = Some(socket);
         }
         match link.socket {
-            Some(Err(failure)) => Err(failure),
+            Some(Err(failure)) => Err(Unsent::Impossible(failure)),
             _ => Ok(()),
         }
     }
@@ -249,8 +262,9 @@ impl<S: FnMut(Vec<Finding>) -> ControlFlow<()>> Engine<S> {
             self.take(family, Queue::Answers);
             self.take(family, Queue::Errors);
             let link = &mut self.links[family as usize];
-            let drops = link.socket().map_or(0, Socket::drops);
-            if drops != link.drops {
+            if let Some(drops) = link.socket().and_then(Socket::drops)
+                && drops != link.drops
+            {
                 link.drops = drops;
                 let now = Stamp::now().at;
                 self.table.dropped(now);
@@ -274,7 +288,7 @@ impl<S: FnMut(Vec<Finding>) -> ControlFlow<()>> Engine<S> {
     fn wait_for(&mut self, now: Moment) -> Option<Duration> {
         let ready = if self.stuck.is_some() { now.plus(NAP) } else { self.pace.ready_at() };
         let due = self.table.next(now).map(|_| ready);
-        due.into_iter().chain(self.table.next_event()).min().map(|moment| moment.since(now))
+        due.into_iter().chain(self.table.next_event(now)).min().map(|moment| moment.since(now))
     }
 
     fn wait(&self, wait: Option<Duration>) {

@@ -1,6 +1,6 @@
 //! ICMP sweeps: who answers, how fast, and why not. Agents and the controller look at hosts through this one engine.
 //!
-//! A sweep is a thread with two sockets, one a family, and no runtime. It never loses an answer without knowing: sends
+//! A sweep is a thread with sockets of its own and no runtime. It never loses an answer without knowing: sends
 //! are paced and interleaved with receives, and where the kernel dropped packets all the same, what ran out is asked
 //! again. Start reading at [`start`]; `engine.rs` is the loop, `table.rs` what it decides by, `packet.rs` the bytes.
 
@@ -19,9 +19,11 @@ use engine::Inbox;
 pub use engine::Rig;
 pub use muster_proto::ping::Finding;
 use muster_proto::ping::{Detail, Failure, Probes};
+pub use pace::Allowance;
+#[doc(hidden)]
+pub use socket::Ledger;
 use std::io;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -74,8 +76,9 @@ pub struct Totals {
     pub damaged: u64,
     /// Packets that belong to no probe of this sweep, or come from somebody else than was asked.
     pub foreign: u64,
-    /// Packets that the kernel dropped because its queue for this process was full.
-    pub kernel_drops: u64,
+    /// Packets that the kernel dropped because its queue for this process was full. `None` where it does not tell: who
+    /// was silent there may have answered.
+    pub kernel_drops: Option<u64>,
     /// Sends that were put off because the kernel had no room.
     pub send_retries: u64,
     /// The socket for IPv4, if one was needed and could be had.
@@ -101,7 +104,17 @@ pub fn start(
     settings: Settings,
     sink: impl FnMut(Vec<Finding>) -> ControlFlow<()> + Send + 'static,
 ) -> io::Result<Sweep> {
-    start_with(settings, Rig::default(), sink)
+    launch(settings, Rig::default(), None, sink)
+}
+
+/// As [`start`], of a sweep that keeps to an allowance which it shares with others, besides [`Probes::rate`]. To try to
+/// send costs as much as to send.
+pub fn start_within(
+    allowance: &Allowance,
+    settings: Settings,
+    sink: impl FnMut(Vec<Finding>) -> ControlFlow<()> + Send + 'static,
+) -> io::Result<Sweep> {
+    launch(settings, Rig::default(), Some(allowance.clone()), sink)
 }
 
 /// As [`start`], with sockets that tests choose.
@@ -111,8 +124,17 @@ pub fn start_with(
     rig: Rig,
     sink: impl FnMut(Vec<Finding>) -> ControlFlow<()> + Send + 'static,
 ) -> io::Result<Sweep> {
+    launch(settings, rig, None, sink)
+}
+
+fn launch(
+    settings: Settings,
+    rig: Rig,
+    allowance: Option<Allowance>,
+    sink: impl FnMut(Vec<Finding>) -> ControlFlow<()> + Send + 'static,
+) -> io::Result<Sweep> {
     let inbox = Arc::new(Inbox::new()?);
-    let engine = engine::Engine::new(settings, rig, Arc::clone(&inbox), sink)?;
+    let engine = engine::Engine::new(settings, rig, allowance, Arc::clone(&inbox), sink)?;
     let thread = std::thread::Builder::new().name("probe".to_owned()).spawn(move || engine.run())?;
     Ok(Sweep { inbox, thread: Some(thread) })
 }
@@ -126,11 +148,6 @@ impl Sweep {
     /// Adds targets; the first probe to each goes out when the rate allows. All of them are kept until they ended.
     pub fn add(&self, aims: Vec<Aim>) {
         self.inbox.tell(|orders| orders.aims.push(aims));
-    }
-
-    /// So many packets a second from now on, in place of what [`Probes::rate`] said.
-    pub fn pace(&self, rate: NonZeroU32) {
-        self.inbox.tell(|orders| orders.rate = Some(rate));
     }
 
     /// No more targets will be added: the sweep ends when all have ended.

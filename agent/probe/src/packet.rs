@@ -6,12 +6,14 @@
 
 use crate::SocketKind;
 use muster_proto::ping::FailureKind;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Bytes before the payload.
 pub const HEADER: usize = 8;
 /// Bytes of the payload that tell one request from another: key and number.
 const MARKED: usize = 16;
+/// The number of `ICMPv6` among the protocols of IP.
+const NEXT_HEADER_V6: u64 = 58;
 
 /// The IP family of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +74,7 @@ pub struct Reply<'a> {
     pub mark: Mark,
     /// The payload.
     pub body: &'a [u8],
-    /// Whether the checksum is right; the kernel looks at it where this says so without looking.
+    /// Whether the checksum is right; elsewhere it was looked at where this says so without looking.
     pub sound: bool,
 }
 
@@ -198,6 +200,12 @@ pub const fn meaning(family: Family, kind: u8, code: u8) -> Option<FailureKind> 
         (Family::V4, 3 | 11 | 12, _) | (Family::V6, 1..=4, _) => Kind::OtherError,
         _ => return None,
     })
+}
+
+/// Whether the checksum of an `ICMPv6` message is right, where the kernel did not look: it covers the addresses too.
+pub fn is_sound(from: Ipv6Addr, to: Ipv6Addr, message: &[u8]) -> bool {
+    let addresses = sum(&from.octets()) + sum(&to.octets());
+    fold(addresses + message.len() as u64 + NEXT_HEADER_V6 + sum(message)) == u16::MAX
 }
 
 /// The sum of RFC 1071, not folded.

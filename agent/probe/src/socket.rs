@@ -4,8 +4,12 @@
 //! who sent them and which destination they speak of. With the queue comes a nuisance: an error that waits in it makes
 //! the next send fail, wherever that goes, so a failure to send counts only when the queue was empty before.
 
-use crate::packet::Family;
-use crate::{Aim, SocketKind, clock};
+mod drops;
+
+use crate::packet::{self, Family};
+use crate::{Aim, Rig, SocketKind, clock};
+use drops::Drops;
+pub use drops::Ledger;
 use muster_proto::ping::{FailureKind, Probes};
 use nix::errno::Errno;
 use nix::net::if_::if_nameindex;
@@ -13,20 +17,18 @@ use nix::sys::socket::{
     self, AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6,
     SockaddrStorage, sockopt,
 };
-use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
+use nix::{setsockopt_impl, sockopt_impl};
 use std::io::IoSliceMut;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Some 170,000 answers: more than come while this process is kept from running. Requests that wait, for seconds, for
 /// the hardware address of a host that is not there are held in as much.
 const BUFFER: usize = 64 << 20;
 
-// From linux/icmp.h, linux/icmpv6.h, linux/socket.h and linux/sock_diag.h.
+// From linux/icmp.h and linux/icmpv6.h.
 const ICMP_FILTER: libc::c_int = 1;
 const ICMPV6_FILTER: libc::c_int = 1;
-const SO_MEMINFO: libc::c_int = 55;
-const MEMINFO_DROPS: usize = 8;
 const ECHO_REPLY_V4: u32 = 0;
 const ECHO_REPLY_V6: usize = 129;
 
@@ -55,12 +57,12 @@ sockopt_impl!(
     libc::sock_fprog
 );
 sockopt_impl!(
-    /// What a socket uses of its memory, and how many packets it dropped for want of it.
-    MemInfo,
-    GetOnly,
-    libc::SOL_SOCKET,
-    SO_MEMINFO,
-    [u32; 9]
+    /// Where in its packets a raw socket has the kernel write and check a checksum; -1 is nowhere.
+    ChecksumAt,
+    SetOnly,
+    libc::SOL_RAW,
+    libc::IPV6_CHECKSUM,
+    libc::c_int
 );
 sockopt_impl!(
     /// Whether routers must not cut packets.
@@ -75,9 +77,12 @@ sockopt_impl!(
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
+    /// What sends in place of `fd`, where that does not have the kernel look at checksums. Nothing comes in here.
+    sender: Option<OwnedFd>,
     family: Family,
     /// What it is.
     pub kind: SocketKind,
+    drops: Drops,
 }
 
 /// Which of a socket's queues.
@@ -116,72 +121,109 @@ pub enum Unsent {
 /// Which sockets this process may open.
 pub fn can_probe() -> Result<SocketKind, FailureKind> {
     let opened = open(Family::V4, None).or_else(|_| open(Family::V6, None));
-    opened.map(|(_, kind)| kind).map_err(|_| FailureKind::NoSocket)
+    opened.map(|(_, kind)| kind).map_err(|unsent| match unsent {
+        Unsent::Impossible(_) => FailureKind::NoSocket,
+        Unsent::NoRoom | Unsent::Failed(_) => FailureKind::Exhausted,
+    })
 }
 
-fn open(family: Family, only: Option<SocketKind>) -> Result<(OwnedFd, SocketKind), FailureKind> {
+fn open(family: Family, only: Option<SocketKind>) -> Result<(OwnedFd, SocketKind), Unsent> {
+    let mut denied = Unsent::Impossible(FailureKind::NoSocket);
+    for kind in [SocketKind::Raw, SocketKind::Datagram].into_iter().filter(|kind| only.is_none_or(|only| only == *kind))
+    {
+        match open_one(family, kind) {
+            Ok(fd) => return Ok((fd, kind)),
+            Err(errno) => denied = denial(errno),
+        }
+        if !matches!(denied, Unsent::Impossible(_)) {
+            break;
+        }
+    }
+    Err(denied)
+}
+
+fn open_one(family: Family, kind: SocketKind) -> nix::Result<OwnedFd> {
     let (domain, protocol) = match family {
         Family::V4 => (AddressFamily::Inet, SockProtocol::Icmp),
         Family::V6 => (AddressFamily::Inet6, SockProtocol::IcmpV6),
     };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let mut failure = FailureKind::NoSocket;
-    for (kind, form) in [(SocketKind::Raw, SockType::Raw), (SocketKind::Datagram, SockType::Datagram)] {
-        if only.is_none_or(|only| only == kind) {
-            match socket::socket(domain, form, flags, protocol) {
-                Ok(fd) => return Ok((fd, kind)),
-                Err(Errno::EAFNOSUPPORT) => failure = FailureKind::NoFamily,
-                Err(_) => {}
-            }
-        }
+    let form = match kind {
+        SocketKind::Raw => SockType::Raw,
+        SocketKind::Datagram => SockType::Datagram,
+    };
+    socket::socket(domain, form, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, protocol)
+}
+
+/// What it means that a socket cannot be had: never, or only now, as without a descriptor or memory.
+const fn denial(errno: Errno) -> Unsent {
+    match errno {
+        Errno::EAFNOSUPPORT => Unsent::Impossible(FailureKind::NoFamily),
+        Errno::EPERM | Errno::EACCES | Errno::EPROTONOSUPPORT => Unsent::Impossible(FailureKind::NoSocket),
+        _ => Unsent::Failed(FailureKind::Exhausted),
     }
-    Err(failure)
 }
 
 impl Socket {
-    /// Opens a raw socket, or a datagram socket where that is not allowed, or `only` one of the two. A raw one lets
-    /// in identifiers with this upper byte alone. `buffer` is for tests.
-    pub fn open(
-        family: Family,
-        only: Option<SocketKind>,
-        probes: &Probes,
-        prefix: u8,
-        buffer: Option<usize>,
-    ) -> Result<Self, FailureKind> {
-        let (fd, kind) = open(family, only)?;
-        let socket = Self { fd, family, kind };
-        socket.prepare(probes, prefix, buffer).map_err(|_| FailureKind::NoSocket)?;
-        Ok(socket)
+    /// Opens a raw socket, or a datagram socket where that is not allowed. A raw one lets in identifiers with this
+    /// upper byte alone. What has [`Unsent::Failed`] may be tried again.
+    pub fn open(family: Family, rig: Rig, probes: &Probes, prefix: u8) -> Result<Self, Unsent> {
+        let (fd, kind) = open(family, rig.kind)?;
+        let prepared = || {
+            // A packet of whomever with a wrong checksum would count as dropped before the filter sees it: no dead host
+            // could be told from an overflow. Where the kernel insists to look, so be it.
+            let checks =
+                (family, kind) != (Family::V6, SocketKind::Raw) || socket::setsockopt(&fd, ChecksumAt, &-1).is_err();
+            let sender = if checks { None } else { Some(open_one(family, kind)?) };
+            let drops = Drops::of(&fd, family, kind, rig.ledger);
+            let socket = Self { fd, sender, family, kind, drops };
+            socket.prepare_answers(prefix, rig.receive_buffer)?;
+            socket.prepare_requests(probes)?;
+            Ok(socket)
+        };
+        prepared().map_err(denial)
     }
 
-    fn prepare(&self, probes: &Probes, prefix: u8, buffer: Option<usize>) -> nix::Result<()> {
+    fn sender(&self) -> &OwnedFd {
+        self.sender.as_ref().unwrap_or(&self.fd)
+    }
+
+    fn prepare_answers(&self, prefix: u8, buffer: Option<usize>) -> nix::Result<()> {
         let fd = &self.fd;
         match buffer {
             Some(bytes) => socket::setsockopt(fd, sockopt::RcvBuf, &bytes)?,
             None => socket::setsockopt(fd, sockopt::RcvBufForce, &BUFFER)
                 .or_else(|_| socket::setsockopt(fd, sockopt::RcvBuf, &BUFFER))?,
         }
-        socket::setsockopt(fd, sockopt::SndBufForce, &BUFFER)
-            .or_else(|_| socket::setsockopt(fd, sockopt::SndBuf, &BUFFER))?;
         socket::setsockopt(fd, sockopt::ReceiveTimestampns, &true)?;
-        let ttl = probes.ttl.map(|ttl| libc::c_int::from(ttl.get()));
-        let tos = libc::c_int::from(probes.tos);
         match self.family {
-            Family::V4 => {
-                socket::setsockopt(fd, sockopt::Ipv4RecvErr, &true)?;
-                socket::setsockopt(fd, MtuDiscover, &libc::IP_PMTUDISC_DONT)?;
-                socket::setsockopt(fd, sockopt::Ipv4Tos, &tos)?;
-                ttl.map_or(Ok(()), |ttl| socket::setsockopt(fd, sockopt::Ipv4Ttl, &ttl))?;
-            }
-            Family::V6 => {
-                socket::setsockopt(fd, sockopt::Ipv6RecvErr, &true)?;
-                socket::setsockopt(fd, sockopt::Ipv6TClass, &tos)?;
-                ttl.map_or(Ok(()), |ttl| socket::setsockopt(fd, sockopt::Ipv6Ttl, &ttl))?;
-            }
+            Family::V4 => socket::setsockopt(fd, sockopt::Ipv4RecvErr, &true)?,
+            Family::V6 => socket::setsockopt(fd, sockopt::Ipv6RecvErr, &true)?,
+        }
+        if self.sender.is_some() {
+            socket::setsockopt(fd, sockopt::Ipv6RecvPacketInfo, &true)?;
         }
         match self.kind {
             SocketKind::Raw => self.keep_out_others(prefix),
             SocketKind::Datagram => Ok(()),
+        }
+    }
+
+    fn prepare_requests(&self, probes: &Probes) -> nix::Result<()> {
+        let fd = self.sender();
+        socket::setsockopt(fd, sockopt::SndBufForce, &BUFFER)
+            .or_else(|_| socket::setsockopt(fd, sockopt::SndBuf, &BUFFER))?;
+        let ttl = probes.ttl.map(|ttl| libc::c_int::from(ttl.get()));
+        let tos = libc::c_int::from(probes.tos);
+        match self.family {
+            Family::V4 => {
+                socket::setsockopt(fd, MtuDiscover, &libc::IP_PMTUDISC_DONT)?;
+                socket::setsockopt(fd, sockopt::Ipv4Tos, &tos)?;
+                ttl.map_or(Ok(()), |ttl| socket::setsockopt(fd, sockopt::Ipv4Ttl, &ttl))
+            }
+            Family::V6 => {
+                socket::setsockopt(fd, sockopt::Ipv6TClass, &tos)?;
+                ttl.map_or(Ok(()), |ttl| socket::setsockopt(fd, sockopt::Ipv6Ttl, &ttl))
+            }
         }
     }
 
@@ -201,6 +243,7 @@ impl Socket {
             Family::V4 => socket::setsockopt(&self.fd, IcmpFilter, &!(1 << ECHO_REPLY_V4)),
             Family::V6 => {
                 let mut kept_back = [u32::MAX; 8];
+                self.sender.as_ref().map_or(Ok(()), |sender| socket::setsockopt(sender, Icmpv6Filter, &kept_back))?;
                 kept_back[ECHO_REPLY_V6 / 32] &= !(1 << (ECHO_REPLY_V6 % 32));
                 socket::setsockopt(&self.fd, Icmpv6Filter, &kept_back)
             }
@@ -209,7 +252,7 @@ impl Socket {
 
     /// Hands a packet to the kernel.
     pub fn send(&self, packet: &[u8], aim: Aim) -> Result<(), Unsent> {
-        let fd = self.fd.as_raw_fd();
+        let fd = self.sender().as_raw_fd();
         let sent = match aim.address {
             IpAddr::V4(address) => socket::sendto(fd, packet, &v4(address), MsgFlags::empty()),
             IpAddr::V6(address) => {
@@ -221,7 +264,7 @@ impl Socket {
     }
 
     /// Takes what came first from a queue; `None` where there is nothing. An error that comes out of here was meant
-    /// for somebody else, and the next call goes on.
+    /// for somebody else, or stands for a packet with a wrong checksum, and the next call goes on.
     pub fn receive<'a>(&self, queue: Queue, space: &'a mut Space) -> nix::Result<Option<Arrival<'a>>> {
         let flags = match queue {
             Queue::Answers => MsgFlags::empty(),
@@ -233,10 +276,11 @@ impl Socket {
             Err(Errno::EAGAIN) => return Ok(None),
             message => message?,
         };
-        let (mut stamp, mut error) = (None, None);
+        let (mut stamp, mut error, mut here) = (None, None, None);
         for control in message.cmsgs()? {
             match control {
                 ControlMessageOwned::ScmTimestampns(time) => stamp = Some(clock::of(time)),
+                ControlMessageOwned::Ipv6PacketInfo(info) => here = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr)),
                 ControlMessageOwned::Ipv4RecvErr(said, from) if said.ee_origin == libc::SO_EE_ORIGIN_ICMP => {
                     let from = from.map(|from| IpAddr::from(SockaddrIn::from(from).ip()));
                     error = Some((said.ee_type, said.ee_code, from));
@@ -248,17 +292,28 @@ impl Socket {
                 _ => {}
             }
         }
+        let cut = message.flags.contains(MsgFlags::MSG_TRUNC);
         let (length, address) = (message.bytes, message.address);
         let v4 = address.as_ref().and_then(SockaddrStorage::as_sockaddr_in).map(|peer| (peer.ip().into(), 0));
         let v6 = address.as_ref().and_then(SockaddrStorage::as_sockaddr_in6);
         let v6 = v6.map(|peer| (IpAddr::from(peer.ip()), peer.scope_id()));
         let peer = v4.or(v6).unwrap_or((Ipv4Addr::UNSPECIFIED.into(), 0));
-        Ok(Some(Arrival { peer, bytes: space.packet.get(..length).unwrap_or_default(), stamp, error }))
+        let bytes = space.packet.get(..length).unwrap_or_default();
+        // Of what is too long there is no sum; it is no answer anyway. `here` is known where the kernel does not look.
+        if let (IpAddr::V6(from), Some(to)) = (peer.0, here)
+            && error.is_none()
+            && !cut
+            && !packet::is_sound(from, to, bytes)
+        {
+            return Err(Errno::EBADMSG);
+        }
+        Ok(Some(Arrival { peer, bytes, stamp, error }))
     }
 
-    /// How many packets the kernel dropped because the queue was full, since the socket was opened.
-    pub fn drops(&self) -> u32 {
-        socket::getsockopt(&self.fd, MemInfo).map_or(0, |info| info[MEMINFO_DROPS])
+    /// How many packets the kernel dropped because the queue was full, since the socket was opened; `None` where it
+    /// does not tell.
+    pub fn drops(&self) -> Option<u32> {
+        self.drops.count(&self.fd)
     }
 }
 
@@ -279,7 +334,7 @@ impl Space {
     /// For packets with this much payload; of larger ones the end is lost.
     pub fn new(size: u16) -> Self {
         // An IP header with options, that of ICMP, and one byte to tell what is too long.
-        let packet = vec![0; usize::from(size) + 60 + crate::packet::HEADER + 1];
+        let packet = vec![0; usize::from(size) + 60 + packet::HEADER + 1];
         Self { packet, control: nix::cmsg_space!([u8; 64], [u8; 64]) }
     }
 }
@@ -341,6 +396,22 @@ fn is_broadcast(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_is_not_allowed_or_not_there_is_so_for_ever() {
+        for (errno, meaning) in [
+            (Errno::EPERM, Unsent::Impossible(FailureKind::NoSocket)),
+            (Errno::EACCES, Unsent::Impossible(FailureKind::NoSocket)),
+            (Errno::EPROTONOSUPPORT, Unsent::Impossible(FailureKind::NoSocket)),
+            (Errno::EAFNOSUPPORT, Unsent::Impossible(FailureKind::NoFamily)),
+            (Errno::EMFILE, Unsent::Failed(FailureKind::Exhausted)),
+            (Errno::ENFILE, Unsent::Failed(FailureKind::Exhausted)),
+            (Errno::ENOBUFS, Unsent::Failed(FailureKind::Exhausted)),
+            (Errno::ENOMEM, Unsent::Failed(FailureKind::Exhausted)),
+        ] {
+            assert_eq!(denial(errno), meaning, "{errno}");
+        }
+    }
 
     #[test]
     fn addresses_of_many_and_without_zone_are_refused_without_a_packet() {

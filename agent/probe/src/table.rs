@@ -94,7 +94,7 @@ impl Table {
                 late: 0,
                 damaged: 0,
                 foreign: 0,
-                kernel_drops: 0,
+                kernel_drops: None,
                 send_retries: 0,
                 v4: None,
                 v6: None,
@@ -366,10 +366,10 @@ impl Table {
     }
 
     /// When there is something to decide or to send that is not yet.
-    pub fn next_event(&self) -> Option<Moment> {
+    pub fn next_event(&self, now: Moment) -> Option<Moment> {
         let run_out = self.flight.oldest().map(|sent| sent.plus(self.settings.probes.timeout));
         // Where there is no room for more, something has to run out first.
-        let due = self.periodic.front().filter(|_| !self.flight.is_full()).map(|(due, _)| *due);
+        let due = self.periodic.front().map(|(due, _)| *due).filter(|due| *due > now && !self.flight.is_full());
         run_out.into_iter().chain(due).min()
     }
 

@@ -1,6 +1,7 @@
 //! One target of a sweep: what came back of its probes so far.
 
 use crate::Aim;
+use muster_proto::outcome::State;
 use muster_proto::ping::{Detail, Failure, FailureKind, Rtts, Sample, Tally};
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -28,8 +29,8 @@ pub struct Target {
     overflowed: bool,
     /// What was said against a probe that may still be answered, for the newest such probe.
     said: Option<(u32, Failure)>,
-    /// Whether the probe that ended last was answered.
-    answered: Option<bool>,
+    /// What the probe that ended last says of the target: that it answers, does not, or neither.
+    last: Option<State>,
     /// Boxed, since most targets have none at a time: they are not asked yet, or have ended.
     rtts: Option<Box<Rtts>>,
 }
@@ -48,7 +49,7 @@ impl Target {
             failure: None,
             overflowed: false,
             said: None,
-            answered: None,
+            last: None,
             rtts: None,
         }
     }
@@ -90,7 +91,8 @@ impl Target {
                 self.failure = Some(failure);
             }
         }
-        let changed = self.answered.replace(answer.is_ok()) != Some(answer.is_ok());
+        let state = answer.map_or_else(|failure| failure.kind.state(), |_| State::Succeeded);
+        let changed = self.last.replace(state) != Some(state);
         let told = match detail {
             Detail::Ends => false,
             Detail::Changes => changed,
@@ -115,5 +117,23 @@ impl Target {
         let unknown = self.overflowed && tally.received == 0 && self.failure == Some(Failure::NO_REPLY);
         let newest = if unknown { Some(FailureKind::Overflow.into()) } else { self.failure };
         (tally, failure.or(newest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_behind_a_loss_of_our_own_is_a_change() {
+        let mut target = Target::new(std::net::IpAddr::from([127, 0, 0, 1]).into());
+        let answers =
+            [Err(FailureKind::Overflow), Err(FailureKind::NoReply), Err(FailureKind::HostUnreachable), Ok(())];
+        let told = answers.map(|answer| {
+            let probe = target.begin();
+            let answer = answer.map(|()| Duration::ZERO).map_err(Failure::from);
+            target.end_probe(probe, answer, Detail::Changes).is_some()
+        });
+        assert_eq!(told, [true, true, false, true]);
     }
 }

@@ -166,19 +166,13 @@ impl Board {
             (condition, Reverse(permille), Reverse(mean.unwrap_or_default()))
         };
         if let Some(outcome) = self.track.outcome(place) {
-            let condition = match sighting(outcome) {
-                Sighting::Alive => Condition::Up,
-                Sighting::Dead => Condition::Down,
-                Sighting::None => Condition::Unknown,
-            };
             let (sent, received, mean) = tally(outcome)
                 .map_or((0, 0, None), |tally| (tally.sent, tally.received, tally.rtt.map(|rtt| rtt.mean)));
-            return rank(condition, sent, received, mean);
+            return rank(sighting(outcome).into(), sent, received, mean);
         }
         match self.probed.get(place) {
             Some(probed @ Probed { last: Some(last), .. }) => {
-                let condition = if last.is_ok() { Condition::Up } else { Condition::Down };
-                rank(condition, probed.sent, probed.received, probed.mean())
+                rank(glimpse(last).into(), probed.sent, probed.received, probed.mean())
             }
             _ => rank(Condition::Waiting, 0, 0, None),
         }
@@ -214,12 +208,24 @@ impl Board {
     }
 }
 
+impl From<Sighting> for Condition {
+    fn from(sighting: Sighting) -> Self {
+        match sighting {
+            Sighting::Alive => Self::Up,
+            Sighting::Dead => Self::Down,
+            Sighting::Nameless | Sighting::None => Self::Unknown,
+        }
+    }
+}
+
 /// What one look says of its host; what counts most is the greatest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sighting {
     /// Nothing: nobody looked, or what was seen is not known.
     None,
-    /// It does not answer, or its name stands for no address.
+    /// Nobody looked, since its name stands for no address.
+    Nameless,
+    /// It does not answer.
     Dead,
     /// It answers.
     Alive,
@@ -231,8 +237,17 @@ pub fn sighting(outcome: &Outcome) -> Sighting {
     match outcome.state {
         State::Succeeded => Sighting::Alive,
         State::Failed => Sighting::Dead,
-        State::StartFailed if unresolved() => Sighting::Dead,
+        State::StartFailed if unresolved() => Sighting::Nameless,
         _ => Sighting::None,
+    }
+}
+
+/// What one probe that went so says of its host: whoever could not send, or lost the answer, has seen nothing.
+pub fn glimpse(answer: &Result<Duration, Failure>) -> Sighting {
+    match answer {
+        Ok(_) => Sighting::Alive,
+        Err(failure) if failure.kind.state() == State::Failed => Sighting::Dead,
+        Err(_) => Sighting::None,
     }
 }
 
@@ -333,6 +348,21 @@ pub mod tests {
         assert_eq!(board.worst(2), [1, 5]);
         assert_eq!(board.worst(0), [0; 0]);
         assert_eq!(board.conditions(), [2, 0, 1, 2, 1]);
+    }
+
+    #[test]
+    fn who_could_not_look_calls_nobody_down() {
+        let failed = |kind: FailureKind| {
+            let sample = Sample { number: 0, answer: Err(kind.into()) };
+            let outcome = PingReport::default().outcome(Some(kind.into()), Duration::ZERO);
+            [EventKind::Probed { target: 0, sample }, EventKind::Finished { target: 0, outcome }]
+        };
+        for kind in FailureKind::ALL {
+            let expected = if kind.state() == State::Failed { Condition::Down } else { Condition::Unknown };
+            for kind in failed(kind) {
+                assert_eq!(after(&["a"], [kind.clone()]).look(0).condition, expected, "{kind:?}");
+            }
+        }
     }
 
     #[test]

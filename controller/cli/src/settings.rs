@@ -41,9 +41,12 @@ impl Settings {
     /// The context that is meant: the one asked for, else the current one.
     pub fn context(&self) -> Result<Context, SettingsError> {
         let mut config = self.load()?;
+        if config.contexts.is_empty() {
+            let what = if self.path.exists() { "has no context" } else { "does not exist" };
+            return Err(SettingsError::Nowhere { path: self.path.clone(), what });
+        }
         let name = match (&self.context, &config.current) {
             (Some(name), _) | (None, Some(name)) => name.clone(),
-            (None, None) if config.contexts.is_empty() => return Err(SettingsError::Nowhere(self.path.clone())),
             (None, None) => return Err(SettingsError::NoneCurrent { known: names(&config) }),
         };
         config.contexts.remove(&name).ok_or_else(|| SettingsError::Unknown { name, known: names(&config) })
@@ -141,9 +144,14 @@ pub enum SettingsError {
     /// No context at all.
     #[error(
         "no controller is known: log in with `muster login CODE`, or make one with `muster-controller init` \
-         ({} has no context)", .0.display()
+         ({} {what})", path.display()
     )]
-    Nowhere(PathBuf),
+    Nowhere {
+        /// The file.
+        path: PathBuf,
+        /// Whether it is there at all.
+        what: &'static str,
+    },
     /// Several, none chosen.
     #[error("no context is current: choose one with --context ({known})")]
     NoneCurrent {
@@ -204,7 +212,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("new/config.toml");
         let chosen = |name| settings(&path, name).context();
-        assert!(matches!(chosen(None), Err(SettingsError::Nowhere(_))));
+        for name in [None, Some("b")] {
+            let refused = chosen(name).expect_err("nothing is known").to_string();
+            assert!(refused.contains("new/config.toml does not exist"), "{refused}");
+        }
+        settings(&path, None).change(|_| ()).expect("written");
+        let refused = chosen(Some("b")).expect_err("nothing is known").to_string();
+        assert!(refused.contains("new/config.toml has no context"), "{refused}");
         settings(&path, None).change(|config| config.contexts.insert("a".into(), context("a:1"))).expect("written");
         assert!(matches!(chosen(None), Err(SettingsError::NoneCurrent { .. })));
         assert!(matches!(chosen(Some("b")), Err(SettingsError::Unknown { .. })));

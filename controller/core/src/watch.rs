@@ -3,7 +3,8 @@
 //! A pair is up when a round had an answer from it and down when a round had none. A round that can say neither (the
 //! agent that was to look was away, replies were dropped here) makes it unknown, and unknown time is not known time: it
 //! counts neither for nor against a host. Each round speaks for the time until the next, so that a gap counts for
-//! nothing either.
+//! nothing either. All changes are counted, but few are kept of each pair, so that one that flaps, or an agent that lies,
+//! cannot fill the store; those that are kept alternate.
 //!
 //! ```text
 //! rounds ──fold──▶ changes (at once)  +  sums of 10 minutes (an interval)  ──add──▶ standings
@@ -17,8 +18,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A clock that goes back by less is being corrected; by more, it was set.
-const SET_BACK_MIN: Duration = Duration::from_hours(1);
+/// Changes of a pair that are kept in the time of an interval. A state that lasts is told in the next.
+const CHANGES_KEPT: u8 = 4;
 
 /// The pairs of a schedule, as its rounds so far have it. A clone is cheap enough for every round.
 #[derive(Debug, Clone)]
@@ -31,8 +32,10 @@ pub struct Watch {
     names: Arc<[TargetName]>,
     watched: usize,
     seats: Vec<Seat>,
-    /// Of the interval that the sums are of.
+    /// Of the interval that the sums are of. It never goes back, whatever the clock does: what is stored stays.
     start: Timestamp,
+    /// Of the interval that the clock was in at the last round.
+    clock: Timestamp,
 }
 
 /// Where a pair stands.
@@ -40,6 +43,10 @@ pub struct Watch {
 struct Seat {
     found: Found,
     known: Option<Known>,
+    /// The newest change that is kept says that it is down.
+    told_down: bool,
+    /// Changes kept since the clock came to its interval.
+    kept: u8,
     /// The last round could not say: since when this is so, and why.
     blind: Option<(Timestamp, Option<String>)>,
 }
@@ -47,7 +54,7 @@ struct Seat {
 /// What there is to make durable after a round.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Folded {
-    /// Who went up or down.
+    /// Who went up or down, as far as that is kept.
     pub changes: Vec<Change>,
     /// The interval that is over by now; and the new one with every change in it, and where pairs are known that never
     /// were before, so that a crash leaves nothing that contradicts itself.
@@ -61,29 +68,21 @@ impl Watch {
     /// A schedule without a round.
     pub fn new(schedule: OperatorName, every: Duration, now: Timestamp) -> Self {
         let (names, start) = (Arc::default(), Interval::of(now));
-        Self { schedule, every, list: None, names, watched: 0, seats: Vec::new(), start }
+        Self { schedule, every, list: None, names, watched: 0, seats: Vec::new(), start, clock: start }
     }
 
-    /// A schedule as it was stored: its newest interval, and the changes since that began, the oldest first.
-    pub fn restore(self, newest: Interval, changes: &[Change]) -> Self {
-        let goes_on = newest.start == self.start;
-        let (names, mut seats): (Vec<_>, Vec<_>) = { newest.pairs }
+    /// A schedule as it was stored: its newest interval.
+    pub fn restore(self, newest: Interval) -> Self {
+        let start = newest.start.max(self.start);
+        let goes_on = newest.start == start;
+        let (names, seats): (Vec<_>, Vec<_>) = { newest.pairs }
             .into_iter()
-            .map(|pair| {
-                let found = if goes_on { pair.found } else { Found::default() };
-                (pair.name, Seat { found, known: pair.known, blind: None })
+            .map(|PairInterval { name, found, known, told_down }| {
+                let found = if goes_on { found } else { Found::default() };
+                (name, Seat { found, known, told_down, ..Seat::default() })
             })
             .unzip();
-        let places: HashMap<&TargetName, usize> = names.iter().zip(0..).collect();
-        for change in changes {
-            let name = TargetName { from: change.from.clone(), host: change.host.clone() };
-            let Some(place) = places.get(&name) else { continue };
-            let known = &mut seats[*place].known;
-            if known.as_ref().is_none_or(|known| known.since < change.at) {
-                *known = Some(Known { up: change.up, since: change.at, reason: change.reason.clone() });
-            }
-        }
-        Self { watched: names.len(), names: names.into(), seats, ..self }
+        Self { watched: names.len(), names: names.into(), seats, start, ..self }
     }
 
     /// The same with another time from one round to the next.
@@ -97,11 +96,12 @@ impl Watch {
         self.take_list(list);
         let known = |seats: &[Seat]| seats.iter().filter(|seat| seat.known.is_some()).count();
         let (before, mut changes) = (known(&self.seats), Vec::new());
-        for (place, ended) in ended.iter().enumerate().take(self.watched) {
-            if let Some((at, outcome)) = ended
-                && let Some(Known { up, since, reason }) = self.seats[place].take(*at, outcome, self.every)
-            {
-                let TargetName { from, host } = self.names[place].clone();
+        for ((seat, name), ended) in self.seats.iter_mut().zip(self.names.iter()).zip(ended) {
+            if let Some((at, outcome)) = ended {
+                seat.take(*at, outcome, self.every);
+            }
+            if let Some(Known { up, since, reason }) = seat.tell() {
+                let TargetName { from, host } = name.clone();
                 changes.push(Change { schedule: self.schedule.clone(), from, host, at: since, up, reason });
             }
         }
@@ -114,7 +114,11 @@ impl Watch {
     /// Begins a new interval if it is time.
     fn turn(&mut self, now: Timestamp) -> Option<Interval> {
         let start = Interval::of(now);
-        if start == self.start || start < self.start && start.until(self.start) < SET_BACK_MIN {
+        if start != self.clock {
+            self.clock = start;
+            self.seats.iter_mut().for_each(|seat| seat.kept = 0);
+        }
+        if start <= self.start {
             return None;
         }
         let over = self.interval();
@@ -131,6 +135,7 @@ impl Watch {
             name: name.clone(),
             found: seat.found,
             known: seat.known.clone(),
+            told_down: seat.told_down,
         };
         let empty = self.seats.iter().all(|seat| seat.found == Found::default());
         let pairs = || self.names.iter().zip(&self.seats).map(pair).collect();
@@ -154,6 +159,11 @@ impl Watch {
         }
         self.names = names.into();
         self.list = Some(Arc::clone(list));
+    }
+
+    /// The clock was set back: rounds are added to the newest interval until it comes there again.
+    pub fn is_ahead(&self, now: Timestamp) -> bool {
+        Interval::of(now) < self.start
     }
 
     /// How many pairs are up, down, and unknown.
@@ -185,9 +195,8 @@ impl Seat {
         if self.blind.is_some() { None } else { self.known.as_ref().map(|known| known.up) }
     }
 
-    /// Takes what one round says; how the pair is from now on, if that has changed. That a host answers when it is first
-    /// looked at is no change.
-    fn take(&mut self, at: Timestamp, outcome: &Outcome, every: Duration) -> Option<Known> {
+    /// Takes what one round says. That a host answers when it is first looked at is no change.
+    fn take(&mut self, at: Timestamp, outcome: &Outcome, every: Duration) {
         self.count(outcome);
         let up = match outcome.state {
             State::Succeeded => true,
@@ -195,19 +204,27 @@ impl Seat {
             _ => {
                 let since = self.blind.as_ref().map_or(at, |(since, _)| *since);
                 self.blind = Some((since, outcome.reason.clone()));
-                return None;
+                return;
             }
         };
         self.blind = None;
         self.found.known_time += every;
         self.found.up_time += if up { every } else { Duration::ZERO };
         let was = self.known.as_ref().map(|known| known.up);
-        if was == Some(up) {
-            return None;
+        if was != Some(up) {
+            self.known = Some(Known { up, since: at, reason: outcome.reason.clone().filter(|_| !up) });
         }
-        let now = Known { up, since: at, reason: outcome.reason.clone().filter(|_| !up) };
-        self.known = Some(now.clone());
-        (was.is_some() || !up).then_some(now)
+        if was.unwrap_or(true) != up {
+            self.found.flaps = self.found.flaps.saturating_add(1);
+        }
+    }
+
+    /// How the pair is, if the newest change that is kept says otherwise and one more may be kept.
+    fn tell(&mut self) -> Option<Known> {
+        let known = self.known.as_ref().filter(|known| known.up == self.told_down && self.kept < CHANGES_KEPT)?;
+        self.told_down = !known.up;
+        self.kept += 1;
+        Some(known.clone())
     }
 
     /// Of two ways the one that was answered counts; by ICMP, if both or none were.
@@ -245,6 +262,7 @@ impl Total {
         total.rtt_max = total.rtt_max.max(found.rtt_max);
         total.up_time = total.up_time.saturating_add(found.up_time);
         total.known_time = total.known_time.saturating_add(found.known_time);
+        total.flaps = total.flaps.saturating_add(found.flaps);
         let lost = found.sent.saturating_sub(found.received).saturating_mul(1_000);
         let permille = lost.checked_div(found.sent).unwrap_or(0);
         self.worst_loss_permille = self.worst_loss_permille.max(u32::try_from(permille).unwrap_or(1_000));
@@ -280,8 +298,8 @@ impl History {
         }
     }
 
-    /// How the pairs were, in the order of the list. `flaps` says how often each has changed.
-    pub fn standings(self, flaps: &HashMap<TargetName, u32>) -> Vec<Standing> {
+    /// How the pairs were, in the order of the list.
+    pub fn standings(self) -> Vec<Standing> {
         let Self { watch, totals } = self;
         let pairs = watch.names.iter().zip(&watch.seats).zip(totals);
         let standing = |((name, seat), Total { found, worst_loss_permille }): ((&TargetName, &Seat), Total)| {
@@ -302,7 +320,7 @@ impl History {
                 sent: found.sent,
                 received: found.received,
                 worst_loss_permille,
-                flaps: flaps.get(name).copied().unwrap_or(0),
+                flaps: found.flaps,
                 up_time: found.up_time,
                 known_time: found.known_time,
                 rtt: mean.map(|mean| (mean, found.rtt_max)),

@@ -20,20 +20,23 @@ mod work;
 use crate::roster::Roster;
 use crate::sessions::{Epoch, Sessions};
 use crate::stats::Stats;
+use futures_util::FutureExt as _;
 use muster_proto::id::AgentId;
 use muster_proto::outcome::Outcome;
 use muster_proto::ping::{Finding, PingList, PingSpec, Sample};
 use resolve::Resolver;
 use state::{Plan, State};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::error;
 use work::{Shared, Worker};
 
-/// Looks that are over and whose agents may still speak of them.
-const REMEMBERED_LEN: usize = 1_024;
+/// After its start a controller gives agents so long to come back before it says that one is away.
+const AGENTS_BACK: Duration = Duration::from_mins(1);
 
 /// Looks at hosts. Clones share the looks at work.
 #[derive(Clone)]
@@ -42,15 +45,11 @@ pub struct Prober {
     resolver: Resolver,
     stats: Arc<Stats>,
     looks: Arc<Mutex<Looks>>,
+    began: Instant,
 }
 
-/// The number of a look is that of its sweeps at agents, and the upper half of the numbers of its echoes.
-#[derive(Default)]
-struct Looks {
-    at_work: HashMap<u64, Arc<Shared>>,
-    /// Numbers of those that are over, the newest last.
-    over: VecDeque<u64>,
-}
+/// Those at work. The number of a look is that of its sweeps at agents, and the upper half of the numbers of its echoes.
+type Looks = HashMap<u64, Arc<Shared>>;
 
 /// What an agent says of a ping cannot be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -98,16 +97,17 @@ impl Prober {
     /// One for the whole process.
     pub fn new(sessions: Sessions, roster: Roster, stats: Arc<Stats>) -> Self {
         let resolver = Resolver::new(sessions.clone(), roster);
-        Self { sessions, resolver, stats, looks: Arc::default() }
+        Self { sessions, resolver, stats, looks: Arc::default(), began: Instant::now() }
     }
 
-    /// Looks at these targets of the list until each has ended. `deliver` is how long an agent that is to look may be away.
+    /// Looks at these targets of the list until each has ended. `deliver` is how long an agent that is to look may be away;
+    /// when the controller has just begun also one that is to echo.
     pub fn look(&self, list: Arc<PingList>, spec: PingSpec, targets: Vec<u32>, deliver: Duration) -> Look {
         let here = list.vantages().iter().map(|vantage| self.resolver.is_here(vantage.agent)).collect();
         let id = RandomState::new().hash_one(0) & !u64::from(u32::MAX);
-        let plan = Plan { id, list, spec, targets, deliver, here };
+        let patience = if self.began.elapsed() < AGENTS_BACK { deliver } else { Duration::ZERO };
+        let plan = Plan { id, list, spec, targets, deliver, patience, here };
         let shared = Arc::new(Shared::new(State::new(plan, Arc::clone(&self.stats), Instant::now())));
-        self.looks().at_work.insert(id, Arc::clone(&shared));
         let worker = Worker {
             shared: Arc::clone(&shared),
             resolver: self.resolver.clone(),
@@ -115,14 +115,24 @@ impl Prober {
             stats: Arc::clone(&self.stats),
             sweep: None,
         };
-        let prober = self.clone();
-        prober.stats.looks.enter();
-        tokio::spawn(async move {
-            worker.run().await;
-            prober.forget(id);
-            prober.stats.looks.leave();
-        });
+        self.begin(id, Arc::clone(&shared), worker.run());
         Look { shared, sessions: self.sessions.clone() }
+    }
+
+    /// Has the work of a look done. Should it panic, its look is over all the same.
+    fn begin(&self, id: u64, shared: Arc<Shared>, work: impl Future<Output = ()> + Send + 'static) {
+        self.looks().insert(id, Arc::clone(&shared));
+        self.stats.looks.enter();
+        let prober = self.clone();
+        tokio::spawn(async move {
+            let done = AssertUnwindSafe(work).catch_unwind().await;
+            prober.looks().remove(&id);
+            prober.stats.looks.leave();
+            if done.is_err() {
+                error!("the work of a ping panicked: what it has not found is not known");
+                shared.with(|state| state.broken = true);
+            }
+        });
     }
 
     // No code that can panic runs under the lock, so that a poisoned one holds whole values.
@@ -131,16 +141,7 @@ impl Prober {
     }
 
     fn at_work(&self) -> Vec<Arc<Shared>> {
-        self.looks().at_work.values().cloned().collect()
-    }
-
-    fn forget(&self, id: u64) {
-        let mut looks = self.looks();
-        looks.at_work.remove(&id);
-        looks.over.push_back(id);
-        if looks.over.len() > REMEMBERED_LEN {
-            looks.over.pop_front();
-        }
+        self.looks().values().cloned().collect()
     }
 
     /// An agent has a session and can be asked to look.
@@ -161,7 +162,7 @@ impl Prober {
 
     /// An agent answered an echo, at this time. One that nobody waits for counts for nothing.
     pub fn echoed(&self, agent: AgentId, epoch: Epoch, token: u64, at: Instant) {
-        let look = self.looks().at_work.get(&(token & !u64::from(u32::MAX))).cloned();
+        let look = self.looks().get(&(token & !u64::from(u32::MAX))).cloned();
         if let Some(look) = look
             && look.with(|state| {
                 state.echoed(agent, epoch, token, at);
@@ -172,19 +173,15 @@ impl Prober {
         }
     }
 
-    /// An agent says what it saw. After a lie its session is to be closed; what it said before that counts.
+    /// An agent says what it saw. After a lie its session is to be closed; what it said before that counts. What it says
+    /// of a look that is not at work is ignored: it may be late.
     pub fn probed(&self, agent: AgentId, epoch: Epoch, sweep: u64, findings: &[Finding]) -> Result<(), Lie> {
-        let look = {
-            let looks = self.looks();
-            match looks.at_work.get(&sweep) {
-                Some(look) => Arc::clone(look),
-                // The last of it crossed with what we sent.
-                None if looks.over.contains(&sweep) => return Ok(()),
-                None => return Err(Lie::NotAsked),
-            }
+        let Some(look) = self.looks().get(&sweep).cloned() else {
+            self.stats.findings_ignored.add(findings.len() as u64);
+            return Ok(());
         };
-        let (said, over) = look.with(|state| (state.probed(agent, epoch, findings, Instant::now()), state.is_over()));
-        if over {
+        let (said, due) = look.with(|state| (state.probed(agent, epoch, findings, Instant::now()), state.is_stirred()));
+        if due {
             look.bell.notify_one();
         }
         said
@@ -192,7 +189,7 @@ impl Prober {
 }
 
 impl Look {
-    /// What came since; `None` when all targets have ended, or were never looked at before [`Look::stop`].
+    /// What came since; `None` when all targets have ended, or never will: after [`Look::stop`], or when the work broke.
     pub async fn news(&mut self) -> Option<Vec<News>> {
         loop {
             let (news, over) =

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! What it costs is bounded: so many schedules, pairs and packets a second, and so many rounds at a time; the others
-//! wait, and are counted as late. A round that fails changes nothing: its problem is shown, and the next one tries again.
+//! wait, and are counted as late. A round that fails changes nothing, and one that takes too long is ended: its problem is
+//! shown, and the next one tries again.
 
 mod rounds;
 
@@ -85,7 +86,7 @@ impl Shared {
 pub struct Figures {
     /// Its name.
     pub name: OperatorName,
-    /// Why its last round did not run.
+    /// Why its last round did not run, or not to its end.
     pub problem: Option<String>,
     /// Rounds since the controller began.
     pub rounds: u64,
@@ -100,7 +101,7 @@ pub struct Figures {
 pub enum MakeError {
     /// Too often or too seldom.
     #[error(
-        "--every is from {} s to {} min", limits::SCHEDULE_EVERY_MIN.as_secs(), limits::SCHEDULE_EVERY_MAX.as_secs() / 60
+        "--every is from {} s to {} h", limits::SCHEDULE_EVERY_MIN.as_secs(), limits::SCHEDULE_EVERY_MAX.as_secs() / 3_600
     )]
     Every,
     /// A round would never end.
@@ -156,7 +157,7 @@ impl Schedules {
         for schedule in schedules {
             let mut watch = Watch::new(schedule.name.clone(), schedule.every, clock::now());
             match started.inner.store.newest_interval(&schedule.name).await {
-                Ok(Some((newest, changes))) => watch = watch.restore(newest, &changes),
+                Ok(Some(newest)) => watch = watch.restore(newest),
                 Ok(None) => {}
                 // Its hosts are looked at all the same; `check` has the same finding.
                 Err(error) => error!(schedule = %schedule.name, %error, "how its hosts were cannot be read"),
@@ -286,7 +287,7 @@ impl Schedules {
                 after = last.start;
                 history.add(&some);
             }
-            standings.extend(history.standings(&store.flaps(&name, since).await?));
+            standings.extend(history.standings());
         }
         Ok((standings, store.ping_changes(name, since).await?))
     }
@@ -312,10 +313,14 @@ fn check(schedule: &Schedule) -> Result<(), MakeError> {
     if schedule.every < limits::SCHEDULE_EVERY_MIN || schedule.every > limits::SCHEDULE_EVERY_MAX {
         return Err(MakeError::Every);
     }
-    let Probes { count, period, timeout, retries, .. } = schedule.spec.probes;
-    let count = count.ok_or(MakeError::Endless)?;
-    let longest = period.saturating_mul(count.get() - 1).saturating_add(timeout.saturating_mul(retries + 1));
-    if longest > schedule.every { Err(MakeError::Long(longest)) } else { Ok(()) }
+    let host = host_length(&schedule.spec.probes).ok_or(MakeError::Endless)?;
+    if host > schedule.every { Err(MakeError::Long(host)) } else { Ok(()) }
+}
+
+/// How long one host takes at most; `None` if it never ends.
+fn host_length(probes: &Probes) -> Option<Duration> {
+    let Probes { count, period, timeout, retries, .. } = probes;
+    Some(period.saturating_mul(count.as_ref()?.get() - 1).saturating_add(timeout.saturating_mul(retries + 1)))
 }
 
 /// How many pairs there are, if not too many; their number otherwise.
@@ -324,7 +329,7 @@ fn within(list: &PingList) -> Result<u32, usize> {
     u32::try_from(pairs).ok().filter(|_| pairs <= limits::SCHEDULE_PAIRS_MAX).ok_or(pairs)
 }
 
-/// How long the busiest of those who look sends.
+/// How long the busiest of those who look sends, if every host answers at once.
 fn length(list: &PingList, probes: &Probes) -> Duration {
     let mut pairs = vec![0_u64; list.vantages().len() + 1];
     for pair in list.pairs() {

@@ -55,6 +55,8 @@ pub struct Stats {
     pub replies_dropped: Counter,
     /// Samples of probes that were dropped since nobody took them in time; the figures at the end hold them.
     pub samples_dropped: Counter,
+    /// Findings of agents for pings that are not at work.
+    pub findings_ignored: Counter,
     /// Bytes that are free on the disk with the state.
     pub disk_free: Gauge,
     /// 1 while that is too little.
@@ -84,6 +86,7 @@ impl Default for Stats {
             probes_lost: Counter::default(),
             replies_dropped: Counter::default(),
             samples_dropped: Counter::default(),
+            findings_ignored: Counter::default(),
             disk_free: Gauge::default(),
             disk_low: Gauge::default(),
             last: Mutex::default(),

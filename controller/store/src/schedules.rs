@@ -17,7 +17,6 @@ use muster_proto::ping::{Change, Interval, Schedule, TargetName};
 use muster_proto::time::Timestamp;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{QueryBuilder, Row as _};
-use std::collections::HashMap;
 use std::time::Duration;
 
 /// Intervals and changes that go in one transaction.
@@ -110,18 +109,12 @@ impl Store {
         self.inner.writer.write(Recorded { schedule, intervals: packed.await?, changes }).await
     }
 
-    /// The newest interval of a schedule, and the changes since it began, the oldest first.
-    pub async fn newest_interval(
-        &self,
-        schedule: &OperatorName,
-    ) -> Result<Option<(Interval, Vec<Change>)>, StoreError> {
+    /// The newest interval of a schedule.
+    pub async fn newest_interval(&self, schedule: &OperatorName) -> Result<Option<Interval>, StoreError> {
         let sql = "SELECT start, body FROM ping_intervals \
                    WHERE schedule = (SELECT id FROM schedules WHERE name = $1) ORDER BY start DESC LIMIT 1";
         let row = sqlx::query(sql).bind(schedule.as_str()).fetch_optional(&self.inner.readers).await?;
-        let Some(row) = row else { return Ok(None) };
-        let interval = interval_of(&row, schedule)?;
-        let changes = self.ping_changes(Some(schedule), interval.start).await?;
-        Ok(Some((interval, changes)))
+        row.map(|row| interval_of(&row, schedule)).transpose()
     }
 
     /// Some of a schedule's intervals that begin after `after`, the oldest first; none if there are no more.
@@ -147,19 +140,6 @@ impl Store {
         let query = sqlx::query(sql).bind(schedule.map_or("", OperatorName::as_str)).bind(since.as_millis());
         let rows = query.bind(limits::PING_CHANGES_TOLD_MAX).fetch_all(&self.inner.readers).await?;
         rows.iter().rev().map(change_of).collect()
-    }
-
-    /// How often each pair of a schedule has changed since a moment.
-    pub async fn flaps(
-        &self,
-        schedule: &OperatorName,
-        since: Timestamp,
-    ) -> Result<HashMap<TargetName, u32>, StoreError> {
-        let sql = "SELECT vantage, host, COUNT(*) AS flaps FROM ping_changes \
-                   WHERE schedule = (SELECT id FROM schedules WHERE name = $1) AND at >= $2 GROUP BY vantage, host";
-        let query = sqlx::query(sql).bind(schedule.as_str()).bind(since.as_millis());
-        let rows = query.fetch_all(&self.inner.readers).await?;
-        rows.iter().map(|row| Ok((target_of(row)?, row.try_get("flaps")?))).collect()
     }
 
     /// Removes what was found before this moment, and what schedules left that were removed.

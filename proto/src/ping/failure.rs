@@ -75,11 +75,13 @@ pub enum FailureKind {
     ProberBusy,
     /// Answers arrived and were dropped on this machine, so it cannot be known.
     Overflow,
+    /// The prober has no descriptors or memory for a socket.
+    Exhausted,
 }
 
 impl FailureKind {
     /// All of them, in the order of their numbers on the wire.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::NoReply,
         Self::NetworkUnreachable,
         Self::HostUnreachable,
@@ -104,6 +106,7 @@ impl FailureKind {
         Self::ProberSilent,
         Self::ProberBusy,
         Self::Overflow,
+        Self::Exhausted,
     ];
 
     /// The terminal state of a target whose probes all ended so.
@@ -127,7 +130,7 @@ impl FailureKind {
             }
             Self::Denied | Self::ProberBusy => State::Rejected,
             Self::ProberAway => State::Unreachable,
-            Self::ProberSilent | Self::Overflow => State::Indeterminate,
+            Self::ProberSilent | Self::Overflow | Self::Exhausted => State::Indeterminate,
         }
     }
 
@@ -159,6 +162,7 @@ impl FailureKind {
             Self::ProberAway => "the agent that was to look is not connected",
             Self::ProberSilent => "the agent that was to look did not say what it saw",
             Self::ProberBusy => "the agent that was to look has too many probes already",
+            Self::Exhausted => "the prober has no descriptors or memory left for a socket: see its limits",
             Self::Overflow => "replies arrived and were dropped on the prober: ask again with a lower --rate",
         }
     }

@@ -54,7 +54,7 @@ pub struct Schedule {
     pub ran_at: Option<Timestamp>,
     /// Pairs in the last round.
     pub targets: u32,
-    /// Why the last round did not run.
+    /// Why the last round did not run, or not to its end.
     pub problem: Option<String>,
 }
 
@@ -121,6 +121,8 @@ pub struct Found {
     pub up_time: Duration,
     /// Time in which it is known.
     pub known_time: Duration,
+    /// Changes, kept or not.
+    pub flaps: u32,
 }
 
 /// How a pair was when that was last known.
@@ -143,6 +145,8 @@ pub struct PairInterval {
     pub found: Found,
     /// How it was at its end, if that was ever known.
     pub known: Option<Known>,
+    /// The newest change of it that is kept says that it is down.
+    pub told_down: bool,
 }
 
 /// How the pairs of a schedule were in [`Interval::SPAN`]: what is kept of its rounds.

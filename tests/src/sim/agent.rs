@@ -30,6 +30,8 @@ const EVENTS: usize = 16;
 const OUTBOX_MAX: usize = 1024;
 /// After its link was cut an agent comes back within this time.
 const FLAP_PAUSE: Duration = Duration::from_millis(500);
+/// How often it says that it still probes.
+const PROBING_EVERY: Duration = Duration::from_secs(5);
 
 /// An agent with all that it remembers.
 pub(super) struct Agent {
@@ -70,6 +72,8 @@ pub(super) struct Session {
     /// Tasks that may have something to report, in turn.
     ready: VecDeque<TaskId>,
     sweeps: Sweeps,
+    /// When it says that it still probes.
+    probing: Option<Instant>,
     /// When it is cut.
     cut: Option<Instant>,
     came_before: bool,
@@ -96,6 +100,7 @@ impl Agent {
         loop {
             let full = self.pump();
             let due = self.memory.ends.peek().map(|Reverse((ends, _))| *ends);
+            let probing = self.session.probing.filter(|_| full.is_none());
             tokio::select! {
                 biased;
                 event = events.recv(), if self.session.outbox.len() < OUTBOX_MAX => match event {
@@ -110,6 +115,7 @@ impl Agent {
                 },
                 () = room(full.as_ref()), if full.is_some() => {}
                 () = at(due), if due.is_some() => self.on_time(),
+                () = at(probing), if probing.is_some() => self.on_probing(),
                 () = at(self.session.cut), if self.session.cut.is_some() => return,
             }
         }
@@ -174,6 +180,7 @@ impl Agent {
         self.session.outbox.clear();
         self.session.ready.clear();
         self.session.sweeps = Sweeps::default();
+        self.session.probing = None;
         self.memory.tasks.values_mut().for_each(Task::unwanted);
     }
 
@@ -199,6 +206,7 @@ impl Agent {
             ToAgent::Probe(order) => {
                 let answers = &self.shared.settings.answers;
                 self.session.outbox.extend(self.session.sweeps.order(answers, &order, &mut self.random));
+                self.session.probing.get_or_insert_with(|| Instant::now() + PROBING_EVERY);
             }
             ToAgent::ProbeStop(sweep) => self.session.outbox.extend(self.session.sweeps.stop(sweep)),
             // The link comes back and answers echoes by itself; a second welcome means nothing; nobody asked for the last.
@@ -271,6 +279,13 @@ impl Agent {
                 self.enqueue(id);
             }
         }
+    }
+
+    /// Says which sweeps go on.
+    fn on_probing(&mut self) {
+        let at_work = self.session.sweeps.at_work();
+        self.session.probing = (!at_work.is_empty()).then(|| Instant::now() + PROBING_EVERY);
+        self.session.outbox.extend(at_work);
     }
 
     /// Tells what is known of a task, and does nothing else.

@@ -44,10 +44,16 @@ impl Sweeps {
                 None => sweep.open.push(rtt),
             }
         }
-        if order.last && order.probes.count.is_some() {
+        if order.last && sweep.probes.count.is_some() {
             self.0.remove(&order.sweep);
         }
         messages(order.sweep, &findings)
+    }
+
+    /// What a controller hears of endless sweeps, so that it does not take the agent for silent.
+    pub(super) fn at_work(&self) -> Vec<FromAgent> {
+        let open = self.0.iter().filter(|(_, sweep)| !sweep.open.is_empty());
+        open.map(|(sweep, _)| FromAgent::Probed { sweep: *sweep, findings: Vec::new() }).collect()
     }
 
     /// Ends an endless sweep, with one probe a target.
@@ -112,9 +118,15 @@ mod tests {
         assert!(sweeps.0.is_empty());
 
         let endless = Probes { count: None, ..Probes::default() };
-        let first = sweeps.order(&answers, &order(endless, Detail::Each, 5, true), &mut random);
-        assert!(findings(first).iter().all(|finding| matches!(finding, Finding::Sample { .. })));
+        // The first order says what is probed and how.
+        let orders = [order(endless, Detail::Each, 4, false), order(Probes::default(), Detail::Ends, 1, true)];
+        for order in orders {
+            let samples = findings(sweeps.order(&answers, &order, &mut random));
+            assert_eq!(samples.len(), order.aims.len());
+            assert!(samples.iter().all(|finding| matches!(finding, Finding::Sample { .. })));
+        }
+        assert_eq!(sweeps.at_work(), [FromAgent::Probed { sweep: 3, findings: vec![] }]);
         assert_eq!(findings(sweeps.stop(3)).len(), 5);
-        assert!(sweeps.stop(3).is_empty());
+        assert!(sweeps.stop(3).is_empty() && sweeps.at_work().is_empty());
     }
 }

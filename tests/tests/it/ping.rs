@@ -1,9 +1,9 @@
 //! `muster ping` as it is typed and read: which hosts answer, from where, and in which words.
 
-use muster_tests::{Contact, Fleet, PATIENCE, Run, finish, signal, until};
+use muster_tests::{Contact, Fleet, PATIENCE, Run, finish, signal, skipped, until};
 use rustix::process::Signal;
 use serde_json::Value;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::UdpSocket;
 
 /// Lines of stdout, sorted: hosts end in any order.
@@ -30,7 +30,7 @@ fn a_ping_reads_as_fpings_and_adds_up_as_every_job() {
     let Some(fleet) = Fleet::that_pings(2) else { return };
     let other = if UdpSocket::bind("[::1]:0").is_ok() { "::1" } else { "127.0.0.8" };
     if other != "::1" {
-        println!("SKIPPED: this machine has no IPv6, and no address of it is pinged");
+        skipped("this machine has no IPv6, and no address of it is pinged");
     }
     let run = fleet.muster(["ping", "-w", "all", "127.0.0.9", other]);
     run.assert_ended(0, "4 succeeded: 4 targeted");
@@ -77,7 +77,48 @@ fn a_host_without_an_answer_is_failed_with_its_reason_and_named() {
     assert_eq!(unexpected.status, 1, "{unexpected}");
     assert!(unexpected.err().contains("expected 3 hosts alive, found 2"), "{unexpected}");
     let quiet = ping(&["-q"]);
-    assert_eq!((quiet.out().as_str(), quiet.err().lines().count()), ("", 1), "{quiet}");
+    assert_eq!((quiet.out().lines().count(), quiet.err().lines().count()), (3, 2), "{quiet}");
+    let several = ping(&["-q", "-c", "3", "-p", "20ms"]);
+    assert_eq!(several.out().lines().count(), 3, "no line of a single probe: {several}");
+    assert_eq!(lines(&ping(&["-aq"])), ["dev-1", "dev-3"]);
+}
+
+#[test]
+fn a_plan_says_what_it_takes_and_what_cannot_be_meant_is_said_in_a_line() {
+    let fleet = Fleet::start(2);
+    let plan = fleet.muster(["ping", "-w", "all", "10.9.8.[1-2]", "-c", "5", "--dry-run"]);
+    assert_eq!(plan.status, 0, "{plan}");
+    for line in [
+        "probes   5 of each target, 1.0 s apart, 500 ms for an answer, never repeated",
+        "packets  20",
+        "times    about 4.0 s, 4.5 s if nobody answers; all begins within 1 h 00 min",
+    ] {
+        assert!(plan.out().lines().any(|found| found == line), "{line}: {plan}");
+    }
+    let json = fleet.muster(["ping", "10.9.8.1", "--dry-run", "-o", "json"]).json();
+    assert_eq!((&json["packets"], &json["packets_unanswered"]), (&Value::from(1), &Value::from(2)), "{json}");
+    assert_eq!(
+        (&json["probes"]["count"], &json["time_unanswered_ms"]),
+        (&Value::from(1), &Value::from(1000)),
+        "{json}"
+    );
+
+    let mut hosts = tempfile::NamedTempFile::new().expect("a file");
+    hosts.write_all(b"\xef\xbb\xbfdev-1.\n[::1]\n10.0.0.300\n").expect("written");
+    let file = hosts.path().to_str().expect("a path");
+    for (words, told) in [
+        (
+            &["-t", "5s", "dev-1"][..],
+            "muster: -t is how long agents of --from are waited for; for answers use --timeout",
+        ),
+        (&["-u", "dev-1"], "muster: fping's -u is --dead here"),
+        (&["-w", "all", "--from", "all", "--matrix", "--by", "nosuch"], "muster: --by nosuch: no agent has this label"),
+        (&["--hosts-file", file], "line 3: 10.0.0.300 is no address: its numbers are 0 to 255"),
+        (&["dev-1,dev-2"], "muster: dev-1,dev-2: separate hosts by blanks, or use -w 'dev-1,dev-2'"),
+        (&["dev-1", "-o", "csv", "--dry-run"], "use text or json with --dry-run and -d"),
+    ] {
+        fleet.muster(["ping"].iter().chain(words)).assert_usage(told);
+    }
 }
 
 #[test]
@@ -86,9 +127,9 @@ fn a_host_that_answers_while_its_agent_does_not_is_diagnosed() {
     fleet.kill_agent(3);
     let run = fleet.muster(["ping", "-w", "all"]);
     run.assert_ended(0, "3 succeeded: 3 targeted");
-    assert!(run.err().lines().any(|line| line == "ping ok, agent silent: dev-3"), "{run}");
+    assert!(run.err().lines().any(|line| line == "ping ok, agent not connected: dev-3"), "{run}");
     let json = fleet.muster(["ping", "-w", "dev-3", "-o", "json"]).json();
-    assert_eq!(json["hosts"][0]["diagnosis"], "ping ok, agent silent", "{json}");
+    assert_eq!(json["hosts"][0]["diagnosis"], "ping ok, agent not connected", "{json}");
     assert_eq!(json["hosts"][0]["ping"]["agent"], "away", "{json}");
 }
 
@@ -194,6 +235,42 @@ fn ctrl_c_ends_an_endless_ping_and_says_what_was_seen() {
     let run = finish(child);
     run.assert_ended(0, "1 succeeded: 1 targeted");
     assert_eq!(fleet.job(&run.job())["state"], "done");
+}
+
+#[test]
+fn ctrl_c_shows_who_was_looked_at_and_counts_the_others() {
+    let Some(fleet) = Fleet::that_pings(1) else { return };
+    let mut child = fleet.program(["ping", "--cidr", "127.0.0.0/20", "--rate", "100"]).spawn();
+    let mut out = BufReader::new(child.stdout.take().expect("piped"));
+    let mut line = String::new();
+    out.read_line(&mut line).expect("a line");
+    signal(child.id(), Signal::INT);
+    let mut seen = vec![line.trim_end().to_owned()];
+    seen.extend(out.lines().map(|line| line.expect("a line")));
+    assert!(seen.iter().all(|line| read_as_fping(line).1 == [1, 1, 0]), "{seen:?}");
+    child.stdout = Some(devnull());
+    let run = finish(child);
+    assert_eq!(run.status, 3, "{run}");
+    let count =
+        run.err().lines().find_map(|line| line.strip_suffix(" not looked at").map(|count| count.replace(',', "")));
+    let others: usize = count.expect("a count").parse().expect("a number");
+    assert!(others > 0 && seen.len() + others == 4_094, "{run}");
+    assert!(!run.err().contains("cancelled by"), "{run}");
+}
+
+#[test]
+fn hosts_are_named_once_however_many_look_and_who_did_not_look_is_told() {
+    let Some(fleet) = Fleet::that_pings(3) else { return };
+    fleet.kill_agent(3);
+    let words = ["ping", "-w", "all,nosuch.invalid", "--from", "all", "-t", "100ms"];
+    let ping = |more: &'static str| fleet.muster(words.into_iter().chain([more]));
+    assert_eq!(lines(&ping("-a")), ["dev-1", "dev-2", "dev-3"]);
+    assert_eq!(lines(&ping("--dead")), ["nosuch.invalid"]);
+    let away = "did not look: dev-3: the agent that was to look is not connected";
+    for run in [ping("-q"), ping("--matrix")] {
+        assert!(run.err().lines().any(|line| line == away), "{run}");
+    }
+    assert!(ping("-q").out().lines().any(|line| line.ends_with("0/0/100%: name does not resolve")));
 }
 
 #[test]

@@ -148,3 +148,17 @@ fn each_error_has_its_word() {
         assert_eq!(meaning(family, kind, code), word, "{family:?} {kind} {code}");
     }
 }
+
+#[test]
+fn sums_of_version_six_cover_addresses_length_and_message() {
+    let [from, to] = ["fd66::2", "fd66::1"].map(|address| address.parse::<Ipv6Addr>().expect("an address"));
+    let message = [0x81, 0x00, 0x9e, 0x4f, 0x12, 0x34, 0x00, 0x01, 0x6f, 0x64, 0x64];
+    assert!(is_sound(from, to, &message));
+    assert!(!is_sound(from, "fd66::3".parse().expect("an address"), &message));
+    assert!(!is_sound(from, to, &message[..message.len() - 1]));
+    for at in 0..message.len() {
+        let mut changed = message;
+        changed[at] ^= 4;
+        assert!(!is_sound(from, to, &changed), "{at}");
+    }
+}

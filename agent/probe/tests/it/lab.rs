@@ -25,22 +25,17 @@ impl Host {
         let (jobs, todo) = mpsc::channel::<Job>();
         let (ready, namespace) = mpsc::channel();
         thread::spawn(move || {
-            let made = unshare(CloneFlags::CLONE_NEWNET).map_err(|error| error.to_string());
+            let made = unshare(CloneFlags::CLONE_NEWNET);
+            let made =
+                made.map_err(|error| format!("no network namespace can be made: {error}")).and_then(|()| furnish());
             let path = format!("/proc/self/task/{}/ns/net", nix::unistd::gettid());
             let _ = ready.send(made.map(|()| path));
             todo.into_iter().for_each(|job| job());
         });
         match namespace.recv().expect("the thread lives") {
-            Ok(path) => {
-                let namespace = path.replace("self", &std::process::id().to_string());
-                let host = Self { jobs, namespace };
-                host.sh("ip link set lo up");
-                // No waiting for duplicate addresses of a network with two hosts.
-                host.sh("for f in all default; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; done");
-                Some(host)
-            }
+            Ok(path) => Some(Self { jobs, namespace: path.replace("self", &std::process::id().to_string()) }),
             Err(error) => {
-                skip(&format!("no network namespace can be made: {error}"));
+                skip(&error);
                 None
             }
         }
@@ -59,9 +54,7 @@ impl Host {
     /// Runs a line of shell there, which must succeed.
     pub fn sh(&self, line: &str) {
         let owned = line.to_owned();
-        let output = self.run(move || Command::new("sh").args(["-ec", &owned]).output());
-        let output = output.expect("a shell");
-        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        self.run(move || shell(&owned)).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Lays a cable to another host, with these names of the ends.
@@ -82,6 +75,21 @@ impl Host {
         self.settle();
         self.run(move || sweep(probes, rig, aims))
     }
+}
+
+/// What every host needs, or what this machine does not have for it. Without duplicate address detection there is no
+/// waiting in a network of two hosts.
+fn furnish() -> Result<(), String> {
+    shell("ip link set lo up")?;
+    shell("for f in all default; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; done")?;
+    shell("test -w /proc/sys/net/ipv4/ping_group_range")
+}
+
+/// Runs a line of shell on the host of this thread.
+fn shell(line: &str) -> Result<(), String> {
+    let output = Command::new("sh").args(["-ec", line]).output().map_err(|error| format!("no shell: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(format!("{line}: {said}")) }
 }
 
 /// What became of a target.

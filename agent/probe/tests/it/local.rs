@@ -1,15 +1,17 @@
 //! What a sweep promises on one machine: loopback, local routes, sockets of either kind, buffers that overflow, ends.
 
-use crate::lab::{self, Host, aims, once, skip, sweep, times};
-use muster_probe::{Aim, Finding, Rig, Settings, SocketKind, can_probe, start};
+use crate::lab::{self, Host, aims, has, once, skip, sweep, times};
+use muster_probe::{Aim, Finding, Ledger, Rig, Settings, SocketKind, can_probe, start};
 use muster_proto::ping::{Detail, FailureKind, Probes};
-use std::net::Ipv4Addr;
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::ControlFlow;
+use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-const RAW: Rig = Rig { kind: Some(SocketKind::Raw), receive_buffer: None };
-const DATAGRAM: Rig = Rig { kind: Some(SocketKind::Datagram), receive_buffer: None };
+const RAW: Rig = Rig { kind: Some(SocketKind::Raw), receive_buffer: None, ledger: Ledger::Socket };
+const DATAGRAM: Rig = Rig { kind: Some(SocketKind::Datagram), ..RAW };
 
 /// A host where this process may open sockets of both kinds.
 fn open_host() -> Option<Host> {
@@ -124,19 +126,76 @@ fn a_machine_without_a_family_says_so() {
 #[test]
 fn answers_that_the_kernel_drops_make_nobody_dead() {
     let Some(host) = open_host() else { return };
-    for kind in [RAW.kind, DATAGRAM.kind] {
-        let probes = Probes { rate: None, retries: 0, timeout: Duration::from_millis(100), ..Probes::default() };
-        let rig = Rig { kind, receive_buffer: Some(1) };
-        let swept = host.sweep(probes, rig, loopback(3_000));
-        assert!(swept.totals.kernel_drops > 0, "{kind:?}: the buffer is too large for this test: {:?}", swept.totals);
-        let failures: Vec<_> = swept.fates.iter().filter_map(lab::Fate::kind).collect();
-        assert!(failures.iter().all(|failure| *failure == FailureKind::Overflow), "{kind:?} {failures:?}");
-        assert!(
-            swept.fates.iter().filter(|fate| fate.tally.received == 1).count() > 2_900,
-            "{kind:?} {}",
-            failures.len()
-        );
+    host.sh("ip -6 addr add fd00::1/64 dev lo nodad; ip -6 route add local fd00::/64 dev lo");
+    let v6: Vec<Aim> =
+        (1..3_001).map(|n| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n)).map(|n| IpAddr::from(n).into()).collect();
+    let kinds = [RAW.kind, DATAGRAM.kind].into_iter();
+    for (kind, ledger) in kinds.flat_map(|kind| [(kind, Ledger::Socket), (kind, Ledger::Table)]) {
+        for targets in [loopback(3_000), v6.clone()] {
+            let of = format!("{kind:?} {ledger:?} {:?}", targets[0]);
+            let probes = Probes { rate: None, retries: 0, timeout: Duration::from_millis(100), ..Probes::default() };
+            let swept = host.sweep(probes, Rig { kind, receive_buffer: Some(1), ledger }, targets);
+            let drops = swept.totals.kernel_drops;
+            assert!(drops > Some(0), "{of}: the buffer is too large for this test: {:?}", swept.totals);
+            let failures: Vec<_> = swept.fates.iter().filter_map(lab::Fate::kind).collect();
+            assert!(failures.iter().all(|failure| *failure == FailureKind::Overflow), "{of} {failures:?}");
+            let answered = swept.fates.iter().filter(|fate| fate.tally.received == 1).count();
+            assert!(answered > 2_900, "{of} {}", failures.len());
+        }
     }
+}
+
+#[test]
+fn where_drops_are_not_counted_silence_is_silence_and_the_sweep_says_so() {
+    let Some(host) = open_host() else { return };
+    host.sh("ip link add veth1 type veth peer name veth2; ip link set veth1 up; ip link set veth2 up");
+    host.sh("ip addr add 10.1.0.1/16 dev veth1; ip neigh add 10.1.9.9 lladdr 02:00:00:00:00:01 dev veth1");
+    for (ledger, drops) in [(Ledger::Socket, Some(0)), (Ledger::Table, Some(0)), (Ledger::Nowhere, None)] {
+        let swept = host.sweep(once(), Rig { ledger, ..RAW }, aims(&["127.0.0.1", "10.1.9.9"]));
+        let kinds = [swept.fates[0].kind(), swept.fates[1].kind()];
+        assert_eq!((kinds, swept.totals.kernel_drops), ([None, Some(FailureKind::NoReply)], drops), "{ledger:?}");
+    }
+}
+
+/// Runs a test of this binary alone, in a process of its own that may open 64 files.
+fn with_few_files(test: &str) {
+    let this = std::env::current_exe().expect("a program");
+    let line = "ulimit -n 64; exec \"$0\" --exact \"$1\" --ignored --nocapture";
+    let output = Command::new("sh").args(["-ec", line]).arg(this).arg(test).output().expect("a shell");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_machine_short_of_files_fails_tries_and_not_the_sweep() {
+    if can_probe().is_err() {
+        return skip("this process may open no socket for ICMP");
+    }
+    if has("sh") {
+        with_few_files("local::tries_fail_while_files_are_short");
+    }
+}
+
+#[test]
+#[ignore = "takes all files of its process: another test runs it in one of its own"]
+fn tries_fail_while_files_are_short() {
+    let (sweep, findings) = endless();
+    let mut files = Vec::new();
+    while let Ok(file) = File::open("/dev/null") {
+        if files.len() > 64 {
+            return skip("this process may open too many files to take them all");
+        }
+        files.push(file);
+    }
+    assert_eq!(can_probe().map_err(|failure| failure.kind), Err(FailureKind::Exhausted));
+    sweep.add(aims(&["127.0.0.1"]));
+    let mut answers = findings.into_iter().flatten().map(|finding| match finding {
+        Finding::Sample { sample, .. } => sample.answer.map_err(|failure| failure.kind),
+        end @ Finding::End { .. } => panic!("{end:?}"),
+    });
+    assert_eq!(answers.next(), Some(Err(FailureKind::Exhausted)));
+    drop(files);
+    assert!(answers.any(|answer| answer.is_ok()), "the socket is opened as soon as it can be");
 }
 
 #[test]

@@ -1,16 +1,17 @@
 //! What a sweep promises between machines: who is silent, who is named when a router objects, who is not believed.
 
+use crate::forger;
 use crate::lab::{Fate, Host, aims, has, once, times};
 use crate::responder::{self, address};
-use muster_probe::{Aim, Rig, SocketKind};
+use muster_probe::{Aim, Ledger, Rig, SocketKind};
 use muster_proto::ping::{Failure, FailureKind, Probes};
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::time::Duration;
 
 const RIGS: [Rig; 2] = [
-    Rig { kind: Some(SocketKind::Raw), receive_buffer: None },
-    Rig { kind: Some(SocketKind::Datagram), receive_buffer: None },
+    Rig { kind: Some(SocketKind::Raw), receive_buffer: None, ledger: Ledger::Socket },
+    Rig { kind: Some(SocketKind::Datagram), receive_buffer: None, ledger: Ledger::Socket },
 ];
 
 /// Two hosts with a cable, 10.66.0.1 and fd66::1 here, 10.66.0.2 and fd66::2 there.
@@ -169,6 +170,24 @@ fn odd_answers_are_counted_and_not_believed() {
         assert_eq!(swept.fates[0].tally.received, 1, "an answer outweighs an error that anybody can write: {rig:?}");
         let rtt = swept.fates[1].tally.rtt.expect("an answer to the first try counts").min;
         assert!(rtt >= responder::DELAY, "{rig:?} {rtt:?}");
+    }
+}
+
+#[test]
+fn strangers_with_wrong_checksums_do_not_hide_who_is_dead() {
+    let Some((here, there)) = pair() else { return };
+    here.sh("ip neigh add 10.66.0.77 lladdr 02:00:00:00:00:01 dev east; ip neigh add fd66::77 lladdr 02:00:00:00:00:01 dev east");
+    for to in ["10.66.0.1", "fd66::1"] {
+        let forger = forger::start(&there, to.parse().expect("an address"));
+        for rig in RIGS {
+            let before = forger.count();
+            let swept = here.sweep(times(3, 100), rig, aims(&["10.66.0.77", "fd66::77", "10.66.0.2", "fd66::2"]));
+            let kinds: Vec<_> = swept.fates.iter().map(Fate::kind).collect();
+            let silent = Some(FailureKind::NoReply);
+            assert_eq!(kinds, [silent, silent, None, None], "{rig:?} {to} {:?}", swept.totals);
+            assert_eq!((swept.totals.sent, swept.totals.kernel_drops), (12, Some(0)), "{rig:?} {to}");
+            assert!(forger.count() > before, "nothing was forged");
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! The old job's signature is verified before its command is signed anew: a controller cannot slip another one in.
 
 use super::follow;
-use super::launch::{self, Concurrency, Request, Times, launch};
+use super::launch::{self, Concurrency, Request, launch};
 use super::ping::follow::Wish;
 use super::ping::{self, Mode};
 use crate::args::{self, JobRef};
@@ -67,17 +67,11 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
         return Err(Usage(format!("no host of job {job} ended so: see `muster job {job}`")).into());
     }
     let old = verified(&context, job, &signed)?;
-    let job_timeout = old.created_at.until(old.start_before);
     let command = match old.work {
         Work::Command(command) => command,
         Work::Ping(spec) => {
-            let request = ping::Request {
-                verb: "rerun",
-                typed_at,
-                selection: selection(&chosen),
-                times: Times { deliver: old.deliver, job_timeout, concurrency: None },
-                spec,
-            };
+            let request =
+                ping::Request { verb: "rerun", typed_at, selection: selection(&chosen), deliver: old.deliver, spec };
             let json = args.launch.follow.output != follow::Form::Text;
             let mode = Mode::of(args.launch.dry_run, args.launch.detach || args.launch.follow.wait == Wait::None);
             let wish = Wish::of(&args.launch.follow, &request.spec);
@@ -92,7 +86,7 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
         // The controller kept those of the old job.
         blobs: Vec::new(),
         deliver: old.deliver,
-        job_timeout,
+        job_timeout: old.created_at.until(old.start_before),
         concurrency: old.concurrency.map(Concurrency::Hosts),
     };
     launch(request, &args.launch, settings).await

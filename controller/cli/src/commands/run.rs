@@ -253,7 +253,6 @@ mod tests {
     use super::*;
     use clap::Parser;
     use proptest::prelude::*;
-    use std::io::Write as _;
 
     #[derive(Debug, Parser)]
     struct Line {

@@ -21,6 +21,11 @@ fn availability(standing: &Standing) -> Option<f64> {
     (known > 0.0).then(|| (standing.up_time.as_secs_f64() / known).clamp(0.0, 1.0))
 }
 
+/// The part of the probes that was lost in the worst 10 minutes; `None` where none was sent.
+fn worst_loss(standing: &Standing) -> Option<f64> {
+    (standing.sent > 0).then(|| f64::from(standing.worst_loss_permille) / 1_000.0)
+}
+
 /// The pair.
 fn name(standing: &Standing) -> TargetName {
     TargetName { from: standing.from.clone(), host: standing.host.clone() }
@@ -68,7 +73,8 @@ mod tests {
     fn availability_is_of_the_time_that_is_known() {
         let mut standing = standing("a", None, 25, 0);
         assert_eq!(availability(&standing), Some(0.25));
-        standing.known_time = Duration::ZERO;
-        assert_eq!(availability(&standing), None);
+        assert_eq!(worst_loss(&standing), Some(0.0));
+        (standing.known_time, standing.sent) = (Duration::ZERO, 0);
+        assert_eq!((availability(&standing), worst_loss(&standing)), (None, None));
     }
 }

@@ -45,7 +45,8 @@ fn alarms(stats: &Stats, quarantined: usize, schedules: &[Figures]) -> Vec<Strin
             "{quarantined} agents are used by two machines each: see `muster agents`, then `agents resolve`"
         ));
     }
-    let problem = |it: &Figures| Some(format!("the schedule {} does not run: {}", it.name, it.problem.as_ref()?));
+    let problem =
+        |it: &Figures| Some(format!("the schedule {} does not run as it should: {}", it.name, it.problem.as_ref()?));
     alarms.extend(schedules.iter().filter_map(problem));
     alarms
 }
@@ -173,6 +174,12 @@ fn pings(stats: &Stats) -> Vec<Metric> {
             "samples dropped",
             "Samples that were not told since nobody took them in time; the figures at the end hold them.",
             stats.samples_dropped.get(),
+        ),
+        counter(
+            "muster_probe_findings_ignored_total",
+            "findings ignored",
+            "Findings of agents for pings that are not at work: they were late.",
+            stats.findings_ignored.get(),
         ),
     ]
 }

@@ -2,7 +2,8 @@
 //! and who is connected, are arguments.
 //!
 //! The link keeps order and loses nothing while it lives, so a repeated probe goes out under the number that it has, and
-//! the answer that comes is that to its first try in the session.
+//! the answer that comes is that to its first try in the session. An agent that is away is tried like any other: it may
+//! come before the last try.
 
 use super::legs::{Verdict, Word};
 use crate::sessions::Epoch;
@@ -17,6 +18,8 @@ use tokio::time::Instant;
 const RATE_MAX: u32 = 10_000;
 /// Echoes that may leave at once.
 const BURST: u32 = 64;
+/// From one look at whether an agent has come to the next, where its first probe waits for it.
+const RECHECK: Duration = Duration::from_millis(500);
 
 /// What is to be sent: an echo with this number, in this session of this agent.
 pub(super) type Sending = (AgentId, Epoch, u64);
@@ -45,6 +48,8 @@ pub(super) struct Echoes {
 struct Line {
     slot: u32,
     agent: AgentId,
+    /// Until then its first probe waits for the agent.
+    expected_until: Instant,
     under_way: u32,
     tally: Tally,
     rtts: Rtts,
@@ -59,8 +64,8 @@ struct Echo {
     line: u32,
     number: u32,
     retries: u32,
-    /// The session of the newest try, and when the first one in it was sent.
-    epoch: Epoch,
+    /// The session of the newest try, if any was sent, and when the first one in it was.
+    epoch: Option<Epoch>,
     sent: Instant,
     /// An answer from now on is late.
     given_up: bool,
@@ -83,11 +88,12 @@ impl Echoes {
         }
     }
 
-    /// One more link, from now on.
-    pub(super) fn add(&mut self, slot: u32, agent: AgentId, now: Instant) {
+    /// One more link, from now on. An agent that is away is not so before `patience` is over.
+    pub(super) fn add(&mut self, slot: u32, agent: AgentId, patience: Duration, now: Instant) {
         let line = Line {
             slot,
             agent,
+            expected_until: now + patience,
             under_way: 0,
             tally: Tally::default(),
             rtts: Rtts::default(),
@@ -118,7 +124,7 @@ impl Echoes {
                 break;
             }
             self.starts.pop();
-            sendings.extend(self.start(at, place, now, &contact, &mut say));
+            sendings.extend(self.start(at, place, now, &contact));
         }
         sendings
     }
@@ -135,29 +141,29 @@ impl Echoes {
         place: u32,
         now: Instant,
         contact: impl Fn(AgentId) -> Option<Epoch>,
-        say: &mut impl FnMut(u32, Word),
     ) -> Option<Sending> {
         let line = &mut self.lines[place as usize];
+        let epoch = contact(line.agent);
         let number = line.tally.sent;
+        if epoch.is_none() && number == 0 && now < line.expected_until {
+            self.starts.push(Reverse((line.expected_until.min(now + RECHECK), place)));
+            return None;
+        }
         line.tally.sent = number.saturating_add(1);
         if self.probes.count.is_none_or(|count| line.tally.sent < count.get()) {
             self.starts.push(Reverse(((at + self.probes.period).max(now), place)));
         }
-        let Some(epoch) = contact(line.agent) else {
-            line.probed(number, Err(FailureKind::AgentAway.into()), self.detail, say);
-            self.end_if_over(place, say);
-            return None;
-        };
         line.under_way += 1;
         let token = self.series | u64::from(self.next);
         self.next = self.next.wrapping_add(1);
         self.under_way.insert(token, Echo { line: place, number, retries: 0, epoch, sent: now, given_up: false });
         self.lapses.push_back((now + self.probes.timeout, token));
+        let epoch = epoch?;
         let rate = self.probes.rate.map_or(RATE_MAX, |rate| rate.get().min(RATE_MAX));
         let pause = Duration::from_secs(1) / rate;
         let earliest = now.checked_sub(pause * BURST).unwrap_or(now);
         self.free_at = Some(self.free_at.map_or(earliest, |free| free.max(earliest)) + pause);
-        Some((self.lines[place as usize].agent, epoch, token))
+        Some((line.agent, epoch, token))
     }
 
     /// The time of a try is over.
@@ -176,15 +182,18 @@ impl Echoes {
         self.lapses.push_back((now + self.probes.timeout, token));
         let line = &mut self.lines[echo.line as usize];
         let here = contact(line.agent);
-        if let Some(epoch) = here.filter(|_| echo.retries < self.probes.retries && !self.stopping) {
+        if echo.retries < self.probes.retries && !self.stopping {
             echo.retries += 1;
-            if echo.epoch != epoch {
-                (echo.epoch, echo.sent) = (epoch, now);
+            let epoch = here?;
+            if echo.epoch.replace(epoch) != Some(epoch) {
+                echo.sent = now;
             }
             return Some((line.agent, epoch, token));
         }
         echo.given_up = true;
-        let kind = if here.is_some() { FailureKind::AgentSilent } else { FailureKind::AgentAway };
+        // One that came after the last try was away as far as anybody has asked.
+        let asked = here.is_some() && echo.epoch.is_some();
+        let kind = if asked { FailureKind::AgentSilent } else { FailureKind::AgentAway };
         line.under_way -= 1;
         line.probed(echo.number, Err(kind.into()), self.detail, say);
         let place = echo.line;
@@ -202,7 +211,7 @@ impl Echoes {
         mut say: impl FnMut(u32, Word),
     ) {
         let lines = &mut self.lines;
-        let own = |echo: &Echo| lines[echo.line as usize].agent == agent && echo.epoch == epoch;
+        let own = |echo: &Echo| lines[echo.line as usize].agent == agent && echo.epoch == Some(epoch);
         if !self.under_way.get(&token).is_some_and(own) {
             return;
         }

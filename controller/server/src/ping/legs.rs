@@ -96,7 +96,7 @@ impl Slot {
                 let silent = match &self.icmp {
                     Stand::Out => true,
                     Stand::Open => false,
-                    Stand::Ended(verdict) => verdict.tally.is_none(),
+                    Stand::Ended(verdict) => verdict.tally.is_none_or(|tally| tally.sent == 0),
                 };
                 return (leg == Leg::Icmp || silent).then_some(sample);
             }
@@ -174,6 +174,10 @@ mod tests {
         both.hear(Leg::Icmp, FailureKind::Unresolved.into());
         assert!(both.hear(Leg::Link, sample(1)).is_some(), "nothing can be sent by ICMP");
         assert_eq!(both.hear(Leg::Icmp, sample(1)), None, "it has had its last word");
+        let mut no_socket = Slot::new(Way::Both, Instant::now());
+        let unsent = Verdict { tally: Some(Tally::default()), failure: Some(FailureKind::NoSocket.into()) };
+        no_socket.hear(Leg::Icmp, Word::End(unsent));
+        assert!(no_socket.hear(Leg::Link, sample(0)).is_some(), "nothing was sent by ICMP");
         assert!(Slot::new(Way::Link, Instant::now()).hear(Leg::Link, sample(0)).is_some());
     }
 }

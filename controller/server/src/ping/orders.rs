@@ -1,6 +1,9 @@
 //! What agents are asked to look at, and what they may say of it: the books of one look, an account for each agent. A
 //! pure machine: the time, and who is connected, are arguments.
 //!
+//! An agent that is away has a while to come, and one that looks gives a sign of life every few seconds. Neither puts off
+//! the end of its whole order, which is when even a host whose owner allows next to nothing would have sent it all.
+//!
 //! ```text
 //!           connected                    its last end
 //! waiting ─────────────▶ ordered ──────────────────────▶ over
@@ -22,16 +25,18 @@ use std::collections::{BinaryHeap, HashMap};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// An agent that has had all the time its order can take may be silent so much longer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// An agent with an open order that says nothing for so long is silent. It says something every 5 s, were it nothing.
+const SILENCE: Duration = Duration::from_secs(30);
+/// A whole order may take so much longer than sending and waiting do.
+const MARGIN: Duration = Duration::from_secs(10);
+/// Nor may sending take longer than this, however little the owner of the host allows.
+const SENDING_MAX: Duration = Duration::from_hours(24);
 /// An agent that was told to stop may take so much longer than the last probe.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// Samples that may come before the clock of the controller says that there can be so many.
 const SAMPLES_AHEAD: u64 = 8;
 /// The agent's clock may be faster by one part in so many.
 const CLOCK_SLACK: u64 = 64;
-/// Nobody waits longer than this for an agent's next word.
-const SILENCE_MAX: Duration = Duration::from_hours(24 * 365);
 
 /// What is to be sent: a message for this session of this agent.
 pub(super) type Sending = (AgentId, Epoch, ToAgent);
@@ -60,6 +65,9 @@ struct Vantage {
     agent: AgentId,
     /// Targets that can be ordered and are not, in its present session.
     ready: Vec<u32>,
+    /// Targets that it was given, and when it was first asked or given the newest of them, whichever was later.
+    given: u64,
+    since: Option<Instant>,
     /// What it was asked in its present session.
     order: Option<Order>,
     /// The newest session in which it was asked anything.
@@ -121,10 +129,8 @@ impl Orders {
             None => {
                 // As many as targets at most.
                 let place = u32::try_from(self.vantages.len()).unwrap_or(u32::MAX);
-                let (ready, order, asked_in, deadline, queued) = (Vec::new(), None, None, None, None);
-                self.vantages.push(Vantage { agent, ready, order, asked_in, deadline, queued });
+                self.vantages.push(Vantage::new(agent));
                 self.places.insert(agent, place);
-                self.wait(place, now + self.deliver);
                 place
             }
         };
@@ -133,6 +139,11 @@ impl Orders {
             self.stirred.push(place);
         }
         vantage.ready.push(slot);
+        vantage.given += 1;
+        vantage.since = vantage.since.map(|_| now);
+        if vantage.order.is_none() && vantage.deadline.is_none() {
+            self.wait(place, now + self.deliver);
+        }
     }
 
     /// No more targets will be added.
@@ -206,10 +217,15 @@ impl Orders {
         if vantage.order.as_ref().is_some_and(|order| order.epoch != epoch) {
             vantage.lose();
         }
-        if vantage.ready.is_empty() && vantage.order.as_ref().is_none_or(|order| order.complete || !self.complete) {
+        // The rest follows as ends come: what is too much for an agent it refuses.
+        let room = limits::AGENT_PROBES_MAX.saturating_sub(vantage.order.as_ref().map_or(0, |order| order.open));
+        let count = vantage.ready.len().min(room);
+        let last = self.complete && count == vantage.ready.len();
+        if count == 0 && (!last || vantage.order.as_ref().is_none_or(|order| order.complete)) {
             return;
         }
         vantage.asked_in = Some(epoch);
+        vantage.since.get_or_insert(now);
         let order = vantage.order.get_or_insert_with(|| Order {
             epoch,
             since: now,
@@ -217,28 +233,23 @@ impl Orders {
             open: 0,
             complete: false,
         });
-        let ready = std::mem::take(&mut vantage.ready);
-        order.open += ready.len();
-        order.complete = self.complete;
-        let parts = ready.len().div_ceil(limits::PROBES_PER_MESSAGE_MAX).max(1);
+        let slots: Vec<u32> = vantage.ready.drain(..count).collect();
+        order.places.extend(slots.iter().map(|slot| Place { slot: *slot, samples: 0, stand: Stand::Open }));
+        (order.open, order.complete) = (order.open + count, last);
+        let parts = count.div_ceil(limits::PROBES_PER_MESSAGE_MAX).max(1);
         for part in 0..parts {
             let from = part * limits::PROBES_PER_MESSAGE_MAX;
-            let slots = &ready[from..ready.len().min(from + limits::PROBES_PER_MESSAGE_MAX)];
-            order.places.extend(slots.iter().map(|slot| Place { slot: *slot, samples: 0, stand: Stand::Open }));
+            let slots = &slots[from..count.min(from + limits::PROBES_PER_MESSAGE_MAX)];
             let message = ToAgent::Probe(ProbeOrder {
                 sweep: self.sweep,
                 probes: self.probes,
                 detail: self.detail,
                 aims: slots.iter().map(|slot| aim(*slot)).collect(),
-                last: self.complete && part + 1 == parts,
+                last: last && part + 1 == parts,
             });
             self.sendings.push((vantage.agent, epoch, message));
         }
-        let open = order.open;
-        match silence(&self.probes, open) {
-            Some(silence) if open > 0 => self.wait(place, now + silence),
-            _ => vantage.deadline = None,
-        }
+        self.expect_word(place, now);
     }
 
     /// What the agent says. Nothing of an older session counts; after something that cannot be, nothing more counts.
@@ -289,12 +300,17 @@ impl Orders {
                 }
             }
         }
-        if order.open == 0 {
-            vantage.deadline = None;
-        } else if let Some(silence) = silence(&self.probes, order.open).filter(|_| !self.stopped) {
-            vantage.deadline = Some(now + silence);
+        let room = limits::AGENT_PROBES_MAX.saturating_sub(order.open);
+        if !vantage.ready.is_empty() && room >= limits::PROBES_PER_MESSAGE_MAX && self.stirred.last() != Some(&place) {
+            self.stirred.push(place);
         }
+        self.expect_word(place, now);
         Ok(())
+    }
+
+    /// There is something to be sent, by [`Orders::poll`].
+    pub(super) fn is_stirred(&self) -> bool {
+        !self.stirred.is_empty()
     }
 
     /// Has the agents end. Targets that no agent was asked to look at have no end.
@@ -302,9 +318,9 @@ impl Orders {
         self.stopped = true;
         for place in (0_u32..).take(self.vantages.len()) {
             let vantage = &mut self.vantages[place as usize];
-            let asked = vantage.asked_in.is_some();
+            let lost = vantage.asked_in.is_some() && vantage.order.is_none();
             for slot in vantage.ready.drain(..) {
-                say(slot, if asked { FailureKind::ProberAway.into() } else { Word::Unlooked });
+                say(slot, if lost { FailureKind::ProberAway.into() } else { Word::Unlooked });
             }
             vantage.deadline = None;
             if let Some(order) = vantage.order.as_ref().filter(|order| order.open > 0) {
@@ -318,7 +334,8 @@ impl Orders {
     fn give_up(&mut self, place: u32, say: &mut impl FnMut(u32, Word)) {
         let vantage = &mut self.vantages[place as usize];
         vantage.deadline = None;
-        vantage.ready.drain(..).for_each(|slot| say(slot, FailureKind::ProberAway.into()));
+        let kind = if vantage.order.is_some() { FailureKind::ProberSilent } else { FailureKind::ProberAway };
+        vantage.ready.drain(..).for_each(|slot| say(slot, kind.into()));
         if let Some(order) = &mut vantage.order {
             order.open = 0;
             for place in order.places.iter_mut().filter(|place| place.stand == Stand::Open) {
@@ -328,8 +345,21 @@ impl Orders {
         }
     }
 
+    /// Begins to wait for the agent's next word, if it owes one. One that was told to stop has only so long for all.
+    fn expect_word(&mut self, place: u32, now: Instant) {
+        let vantage = &mut self.vantages[place as usize];
+        if vantage.order.as_ref().is_none_or(|order| order.open == 0) {
+            vantage.deadline = None;
+        } else if !self.stopped {
+            self.wait(place, now + SILENCE);
+        }
+    }
+
     fn wait(&mut self, place: u32, until: Instant) {
         let vantage = &mut self.vantages[place as usize];
+        let all =
+            vantage.since.zip(longest(&self.probes, vantage.given)).map(|(since, all)| since + all + self.deliver);
+        let until = all.map_or(until, |all| until.min(all));
         vantage.deadline = Some(until);
         if vantage.queued.is_none_or(|queued| until < queued) {
             vantage.queued = Some(until);
@@ -339,6 +369,19 @@ impl Orders {
 }
 
 impl Vantage {
+    const fn new(agent: AgentId) -> Self {
+        Self {
+            agent,
+            ready: Vec::new(),
+            given: 0,
+            since: None,
+            order: None,
+            asked_in: None,
+            deadline: None,
+            queued: None,
+        }
+    }
+
     /// What it was asked and has not answered can be ordered again.
     fn lose(&mut self) {
         let places = self.order.take().into_iter().flat_map(|order| order.places);
@@ -346,16 +389,15 @@ impl Vantage {
     }
 }
 
-/// The longest that an agent can have nothing to say while so many targets are open; `None` where it need never speak.
-fn silence(probes: &Probes, targets: usize) -> Option<Duration> {
+/// The longest that an agent can take for so many targets while it is there; `None` where it looks until it is told to end.
+fn longest(probes: &Probes, targets: u64) -> Option<Duration> {
     let count = probes.count?.get();
     let tries = probes.retries + 1;
-    let rate = probes.rate.map_or(limits::AGENT_PROBE_RATE, |rate| rate.get().min(limits::AGENT_PROBE_RATE));
-    let packets = (targets as u64).saturating_mul(count.into()).saturating_mul(tries.into());
-    // An agent that dropped answers asks up to three times more, at half the rate.
-    let sending = Duration::from_secs(packets.saturating_mul(2) / u64::from(rate));
-    let longest = probes.period.saturating_mul(count - 1) + probes.timeout * (tries + 3);
-    Some((longest.saturating_add(sending) + PATIENCE).min(SILENCE_MAX))
+    let packets = targets.saturating_mul(count.into()).saturating_mul(tries.into());
+    // The least that an owner can allow is a packet a second. An agent that dropped answers asks up to three times more,
+    // at half the rate.
+    let sending = Duration::from_secs(packets.saturating_mul(2)).min(SENDING_MAX);
+    Some(probes.period.saturating_mul(count - 1) + probes.timeout * (tries + 3) + sending + MARGIN)
 }
 
 /// What is said of round trips can be.

@@ -1,15 +1,17 @@
 //! Where a host is: its address for the controller, and for agents elsewhere.
 //!
 //! Literal addresses and agents are known at once; names are asked of the system's resolver, which blocks and may take
-//! half a minute for a dead one. So each look has few questions under way and waits a few seconds for each, while all
+//! half a minute for a dead one. So each look has few questions under way and waits some seconds for each, while all
 //! looks together hold a bounded number of threads until the resolver lets them go.
 
 use crate::roster::Roster;
 use crate::sessions::Sessions;
 use muster_probe::Aim;
-use muster_proto::id::AgentId;
+use muster_proto::fleet::Party;
+use muster_proto::id::{AgentId, BootId};
 use muster_proto::ping::{FailureKind, Family, PingHost};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +21,7 @@ use tracing::warn;
 /// Names that one look asks for at a time.
 pub(super) const NAMES_AT_ONCE: usize = 64;
 /// How long a look waits for the answer to one.
-const NAME_TIMEOUT: Duration = Duration::from_secs(5);
+const NAME_TIMEOUT: Duration = Duration::from_secs(12);
 /// Threads in the resolver, of all looks: half of those that the runtime lends, so that the others find some.
 const THREADS_MAX: usize = 256;
 
@@ -44,11 +46,14 @@ pub(super) struct Resolver {
     sessions: Sessions,
     roster: Roster,
     threads: Arc<Semaphore>,
+    /// The boot of this machine.
+    boot: Option<BootId>,
 }
 
 impl Resolver {
     pub(super) fn new(sessions: Sessions, roster: Roster) -> Self {
-        Self { sessions, roster, threads: Arc::new(Semaphore::new(THREADS_MAX)) }
+        let boot = boot_id().inspect_err(|error| warn!(%error, "agents on this machine are not known as such")).ok();
+        Self { sessions, roster, threads: Arc::new(Semaphore::new(THREADS_MAX)), boot }
     }
 
     /// Where a host is, if that is known without asking anybody.
@@ -57,9 +62,13 @@ impl Resolver {
             return Some(literal(address, zone, family));
         }
         let agent = host.agent?;
-        let home = self.home(agent).map(|home| (home.ip().to_canonical(), zone_of(home)));
-        let facts = self.roster.record(agent).and_then(|record| record.facts).unwrap_or_default();
-        let told = facts.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok());
+        let record = self.roster.record(agent);
+        let party = record.as_ref().and_then(|record| record.party.as_ref());
+        let home = self.home(agent, party).map(|home| (home.ip().to_canonical(), zone_of(home)));
+        // It may come through a tunnel or a proxy that runs here: then our loopback is not its own.
+        let home = home.filter(|(home, _)| !home.is_loopback() || self.shares_machine(party));
+        let facts = record.as_ref().and_then(|record| record.facts.as_ref());
+        let told = facts.into_iter().flat_map(|facts| &facts.addresses).filter_map(|address| address.parse().ok());
         let addresses: Vec<_> = home.into_iter().chain(told.map(|address| (address, 0))).collect();
         chosen(&addresses, family)
     }
@@ -83,14 +92,29 @@ impl Resolver {
 
     /// The agent runs on the machine of the controller.
     pub(super) fn is_here(&self, agent: AgentId) -> bool {
-        self.home(agent).is_some_and(|home| home.ip().to_canonical().is_loopback())
+        let record = self.roster.record(agent);
+        let party = record.as_ref().and_then(|record| record.party.as_ref());
+        let home = self.home(agent, party);
+        home.is_some_and(|home| home.ip().to_canonical().is_loopback()) && self.shares_machine(party)
     }
 
     /// Where an agent's session comes from, or came from when it last had one.
-    fn home(&self, agent: AgentId) -> Option<SocketAddr> {
+    fn home(&self, agent: AgentId, party: Option<&Party>) -> Option<SocketAddr> {
         let session = self.sessions.get(agent).map(|session| session.address);
-        session.or_else(|| self.roster.record(agent)?.party?.address.parse().ok())
+        session.or_else(|| party?.address.parse().ok())
     }
+
+    /// Nothing says that it runs under another kernel.
+    fn shares_machine(&self, party: Option<&Party>) -> bool {
+        party.is_none_or(|party| Some(party.boot) == self.boot)
+    }
+}
+
+/// The kernel's name for the time since it was started, as agents tell it.
+fn boot_id() -> io::Result<BootId> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let number = u128::from_str_radix(&text.trim().replace('-', ""), 16).map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok(BootId::from_bytes(number.to_be_bytes()))
 }
 
 /// The first of these addresses of the family, with the index of its interface; `None` if there is none. One that only

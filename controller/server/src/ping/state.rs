@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::warn;
 
 /// Samples that wait to be taken; more are dropped and counted. Ends are as many as targets, and none is dropped.
 pub(super) const SAMPLES_MAX: usize = 65_536;
@@ -41,10 +42,14 @@ pub(super) struct State {
     orders: Orders,
     news: VecDeque<Pending>,
     samples: usize,
+    /// Samples that were dropped.
+    dropped: u64,
     /// When everything ends that has not ended by then, once it was told to stop.
     finish_by: Option<Instant>,
     /// Nobody listens any more.
     pub(super) abandoned: bool,
+    /// The task that looks is gone: what is not over never will be.
+    pub(super) broken: bool,
     stats: Arc<Stats>,
 }
 
@@ -64,13 +69,15 @@ pub(super) struct Plan {
     pub(super) targets: Vec<u32>,
     /// How long an agent that looks may be away.
     pub(super) deliver: Duration,
+    /// How long one may that is to echo, if it has not been seen yet since the controller began.
+    pub(super) patience: Duration,
     /// For each vantage of the list, whether it is on this machine.
     pub(super) here: Vec<bool>,
 }
 
 impl State {
     pub(super) fn new(plan: Plan, stats: Arc<Stats>, now: Instant) -> Self {
-        let Plan { id, list, spec, targets, deliver, here } = plan;
+        let Plan { id, list, spec, targets, deliver, patience, here } = plan;
         let slots: Vec<_> = targets.iter().map(|_| Slot::new(spec.way, now)).collect();
         let mut state = Self {
             open: slots.len(),
@@ -80,8 +87,10 @@ impl State {
             orders: Orders::new(id, spec.probes, spec.detail, deliver),
             news: VecDeque::new(),
             samples: 0,
+            dropped: 0,
             finish_by: None,
             abandoned: false,
+            broken: false,
             stats,
             list,
             spec,
@@ -95,7 +104,8 @@ impl State {
                 (Some(_), ..) | (None, Way::Both, None) => Way::Icmp,
                 (None, way, agent) => {
                     if let Some(agent) = agent.filter(|_| way != Way::Icmp) {
-                        state.echoes.add(slot, agent, now);
+                        let seen = patience.is_zero() || state.stats.left(agent).is_some();
+                        state.echoes.add(slot, agent, if seen { Duration::ZERO } else { patience }, now);
                     }
                     way
                 }
@@ -232,6 +242,12 @@ impl State {
         }
     }
 
+    /// The sweep from here has dropped so many samples.
+    pub(super) fn dropped(&mut self, samples: u64) {
+        self.dropped += samples;
+        self.stats.samples_dropped.add(samples);
+    }
+
     /// The sweep from here is over: it has nothing more to say.
     pub(super) fn swept(&mut self, now: Instant) {
         for slot in std::mem::take(&mut self.aimed) {
@@ -281,7 +297,10 @@ impl State {
             self.stats.probes_lost.add(tally.sent.saturating_sub(tally.received).into());
         }
         match target.hear(leg, word) {
-            Some(_) if self.samples >= SAMPLES_MAX => self.stats.samples_dropped.add_one(),
+            Some(_) if self.samples >= SAMPLES_MAX => {
+                self.dropped += 1;
+                self.stats.samples_dropped.add_one();
+            }
             Some(sample) => {
                 self.samples += 1;
                 self.news.push_back(Pending::Sample { slot, sample });
@@ -294,9 +313,22 @@ impl State {
         }
     }
 
-    /// Every target is over.
+    /// Every target is over, or never will be.
     pub(super) const fn is_over(&self) -> bool {
-        self.open == 0
+        self.open == 0 || self.broken
+    }
+
+    /// The task has something to do now.
+    pub(super) fn is_stirred(&self) -> bool {
+        self.is_over() || self.orders.is_stirred()
+    }
+
+    /// Says in the log what nobody was told.
+    pub(super) fn log(&self) {
+        if self.dropped > 0 {
+            let (dropped, targets) = (self.dropped, self.targets.len());
+            warn!(dropped, targets, "samples of a ping were dropped, nobody took them in time: its figures hold them");
+        }
     }
 
     /// There is something to tell.

@@ -35,6 +35,8 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct Found {
     findings: Vec<Finding>,
+    /// Samples that were dropped since they were taken.
+    dropped: u64,
     /// Nothing more will come.
     over: bool,
     abandoned: bool,
@@ -69,7 +71,7 @@ impl Shared {
 }
 
 /// The end of the sweep's thread at which its findings come out. Rings when it is dropped, for whatever reason.
-struct Sink(Arc<Shared>, Arc<Stats>);
+struct Sink(Arc<Shared>);
 
 impl Sink {
     fn take(&self, findings: Vec<Finding>) -> ControlFlow<()> {
@@ -84,7 +86,7 @@ impl Sink {
         } else {
             let all = findings.len();
             found.findings.extend(findings.into_iter().filter(|finding| matches!(finding, Finding::End { .. })));
-            self.1.samples_dropped.add((all - (found.findings.len() - waiting)) as u64);
+            found.dropped += (all - (found.findings.len() - waiting)) as u64;
         }
         drop(found);
         self.0.bell.notify_one();
@@ -180,7 +182,7 @@ impl Worker {
         }
         if self.sweep.is_none() {
             self.shared.found().over = false;
-            let sink = Sink(Arc::clone(&self.shared), Arc::clone(&self.stats));
+            let sink = Sink(Arc::clone(&self.shared));
             match muster_probe::start(settings, move |findings| sink.take(findings)) {
                 Ok(sweep) => self.sweep = Some(sweep),
                 // The sink is gone: its targets end.
@@ -198,13 +200,14 @@ impl Worker {
 
     /// Takes what was found and sends what is due. When to come again; `None` when all is over.
     fn turn(&self) -> Option<Instant> {
-        let (findings, over) = {
+        let (findings, dropped, over) = {
             let mut found = self.shared.found();
-            (std::mem::take(&mut found.findings), found.over)
+            (std::mem::take(&mut found.findings), std::mem::take(&mut found.dropped), found.over)
         };
         let now = Instant::now();
         let (sendings, wake_at) = self.shared.with(|state| {
             state.found(findings, now);
+            state.dropped(dropped);
             if over {
                 state.swept(now);
             }
@@ -222,6 +225,7 @@ impl Worker {
         let now = Instant::now();
         let (sendings, abandoned) = self.shared.with(|state| {
             state.stop(now);
+            state.log();
             (state.poll(now, &self.sessions), state.abandoned)
         });
         self.sessions.send(sendings);
@@ -230,6 +234,6 @@ impl Worker {
         sweep.close();
         let stats = self.stats;
         // It has said its last word, and ends at once.
-        tokio::task::spawn_blocking(move || stats.replies_dropped.add(sweep.join().kernel_drops));
+        tokio::task::spawn_blocking(move || stats.replies_dropped.add(sweep.join().kernel_drops.unwrap_or(0)));
     }
 }

@@ -25,13 +25,15 @@ fn audit() -> AuditEntry {
     AuditEntry { at: clock::now(), actor: "ada".into(), action: "a.test".into(), detail: String::new() }
 }
 
-/// A fleet of one agent, n1, which had a session and has none.
+/// A fleet of n1, which had a session and has none, and of n2, which has not come back yet.
 async fn schedules(store: &Store) -> Schedules {
     let (sessions, stats) = (Sessions::default(), Arc::new(Stats::default()));
     let roster = Roster::load(store, sessions.clone()).await.expect("a roster");
-    let agent = AgentId::from_bytes([1; 16]);
-    roster.add(AgentRecord::enrolled(agent, "n1".parse().expect("a name"), Labels::new(), clock::now()));
-    stats.session_closed(agent, Closed::Lost);
+    let [n1, n2] = [1, 2].map(|number| AgentId::from_bytes([number; 16]));
+    for (agent, name) in [(n1, "n1"), (n2, "n2")] {
+        roster.add(AgentRecord::enrolled(agent, name.parse().expect("a name"), Labels::new(), clock::now()));
+    }
+    stats.session_closed(n1, Closed::Lost);
     let prober = Prober::new(sessions, roster.clone(), Arc::clone(&stats));
     Schedules::start(store.clone(), roster, prober, stats).await.expect("schedules")
 }
@@ -148,6 +150,17 @@ async fn who_is_down_is_told_once_whatever_restarts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_not_come_back_to_a_new_controller_is_unknown_and_not_down() {
+    let world = World::start().await;
+    world.schedules.make(schedule(Way::Link, "n2", &[]), Replace::No).await.expect("made");
+    world.until("a round was over", |it| it.rounds > 0 && it.pairs == [0, 0, 1]).await;
+    let (standings, changes) = world.standings().await;
+    assert_eq!((changes, standings[0].known_time), (Vec::new(), Duration::ZERO));
+    assert!(standings[0].reason.as_ref().is_some_and(|reason| reason.contains("not back yet")), "{standings:?}");
+    world.schedules.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_a_schedule_is_refused_with_a_remedy() {
     let world = World::start().await;
     let good = || schedule(Way::Icmp, "", &["127.0.0.1"]);
@@ -157,8 +170,8 @@ async fn what_cannot_be_a_schedule_is_refused_with_a_remedy() {
         schedule
     };
     for (bad, hint) in [
-        (Schedule { every: Duration::from_secs(4), ..good() }, "from 5 s to 60 min"),
-        (Schedule { every: Duration::from_hours(2), ..good() }, "from 5 s to 60 min"),
+        (Schedule { every: Duration::from_secs(4), ..good() }, "from 5 s to 1 h"),
+        (Schedule { every: Duration::from_hours(2), ..good() }, "from 5 s to 1 h"),
         (probes(|probes| probes.count = None), "not --loop"),
         (probes(|probes| probes.count = NonZeroU32::new(6)), "fewer probes (-c)"),
         (schedule(Way::Icmp, "", &["127.0.[0-99].[0-254]"]), "at most 16384 pairs"),

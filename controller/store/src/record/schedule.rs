@@ -183,6 +183,10 @@ struct IntervalRecord {
     since_ms: Vec<i64>,
     #[prost(uint32, repeated, tag = "13")]
     reason: Vec<u32>,
+    #[prost(uint32, repeated, tag = "14")]
+    flaps: Vec<u32>,
+    #[prost(bool, repeated, tag = "15")]
+    told_down: Vec<bool>,
 }
 
 /// Texts that are mentioned again and again: each has a number from 1.
@@ -218,7 +222,7 @@ pub(crate) fn interval_to_bytes(interval: &Interval) -> std::io::Result<Vec<u8>>
     let mut record = IntervalRecord::default();
     let start = interval.start.as_millis();
     let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-    for PairInterval { name, found, known } in &interval.pairs {
+    for PairInterval { name, found, known, told_down } in &interval.pairs {
         record.hosts.push(name.host.to_string());
         record.from.push(vantages.number(name.from.as_ref().map(|from| from.as_str())));
         record.sent.push(found.sent);
@@ -230,6 +234,8 @@ pub(crate) fn interval_to_bytes(interval: &Interval) -> std::io::Result<Vec<u8>>
         record.state.push(known.as_ref().map_or(0, |known| if known.up { 1 } else { 2 }));
         record.since_ms.push(known.as_ref().map_or(0, |known| known.since.as_millis().saturating_sub(start)));
         record.reason.push(reasons.number(known.as_ref().and_then(|known| known.reason.as_deref())));
+        record.flaps.push(found.flaps);
+        record.told_down.push(*told_down);
     }
     (record.vantages, record.reasons) = (vantages.texts, reasons.texts);
     let packed = zstd::bulk::compress(&record.encode_to_vec(), LEVEL)?;
@@ -258,7 +264,9 @@ pub(crate) fn interval_of(start: Timestamp, bytes: &[u8]) -> Option<Interval> {
                 rtt_max: Duration::from_micros(*it.rtt_max_us.get(place)?),
                 up_time: Duration::from_millis(*it.up_ms.get(place)?),
                 known_time: Duration::from_millis(*it.known_ms.get(place)?),
+                flaps: *it.flaps.get(place)?,
             },
+            told_down: *it.told_down.get(place)?,
             known: match it.state.get(place)? {
                 0 => None,
                 1 => known(true),
@@ -278,8 +286,8 @@ mod tests {
 
     fn pair() -> impl Strategy<Value = PairInterval> {
         let known = prop::option::of((any::<bool>(), 0..i64::MAX / 2, prop::option::of("[a-z ]{1,9}")));
-        (prop::option::of("[a-z]{1,3}"), "[a-z]{1,9}", any::<[u32; 6]>(), known).prop_map(
-            |(from, host, numbers, known)| {
+        (prop::option::of("[a-z]{1,3}"), "[a-z]{1,9}", any::<([u32; 6], u32, bool)>(), known).prop_map(
+            |(from, host, (numbers, flaps, told_down), known)| {
                 let [sent, received, sum, max, up, known_ms] = numbers.map(u64::from);
                 PairInterval {
                     name: TargetName {
@@ -293,7 +301,9 @@ mod tests {
                         rtt_max: Duration::from_micros(max),
                         up_time: Duration::from_millis(up),
                         known_time: Duration::from_millis(known_ms),
+                        flaps,
                     },
+                    told_down,
                     known: known.map(|(up, since, reason)| Known { up, since: Timestamp::from_millis(since), reason }),
                 }
             },
@@ -342,7 +352,9 @@ mod tests {
                 rtt_max: Duration::from_micros(300 + number * 104_729 % 499),
                 up_time: Interval::SPAN,
                 known_time: Interval::SPAN,
+                flaps: 0,
             },
+            told_down: false,
             known: Some(Known { up: true, since: Timestamp::from_millis(0), reason: None }),
         };
         let interval = Interval { start: Timestamp::from_millis(0), pairs: (0..10_000).map(pair).collect() };

@@ -136,7 +136,7 @@ impl Follower {
                 _ => return Err(error),
             },
         };
-        self.view.end(&mut self.console, &mut self.board)?;
+        self.view.end(&mut self.console, &mut self.board, &time_of_day())?;
         if self.view.is_json() && exit.is_none() {
             let mut text = serde_json::to_string(&json::job(&self.client.job(self.job.id).await?)?)?;
             text.push('\n');
@@ -163,10 +163,7 @@ impl Follower {
                     None => return Ok(()),
                 },
                 _ = tick.tick() => {}
-                () = next(&mut summed) => {
-                    let now = moment::rfc3339(SystemTime::now().into());
-                    self.view.interval(&mut self.console, now.get(11..19).unwrap_or(&now))?;
-                }
+                () = next(&mut summed) => self.view.interval(&mut self.console, &time_of_day())?,
             }
             self.console.flush()?;
             let elapsed = self.elapsed();
@@ -188,6 +185,7 @@ impl Follower {
             self.console.say(&format!("muster: {error}; the ping goes on: `muster cancel {id}` ends it"))?;
             return Ok(Some(Exit::Interrupted));
         }
+        self.view.cancel_is_ours();
         self.wait = Wait::All;
         let Probes { timeout: each, retries, .. } = self.job.probes;
         let limit = each.saturating_mul(retries.saturating_add(1)).saturating_add(CANCEL_MARGIN);
@@ -249,6 +247,12 @@ impl Follower {
     fn elapsed(&self) -> Duration {
         self.job.since.elapsed(self.board.track().is_done().then_some(self.last_time))
     }
+}
+
+/// In UTC, to the second.
+fn time_of_day() -> String {
+    let now = moment::rfc3339(SystemTime::now().into());
+    now.get(11..19).unwrap_or(&now).to_owned()
 }
 
 fn every(period: Duration) -> Interval {

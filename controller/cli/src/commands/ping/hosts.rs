@@ -42,6 +42,11 @@ pub struct Hosts {
 }
 
 impl Hosts {
+    /// Whether agents are to look.
+    pub const fn have_lookers(&self) -> bool {
+        self.from.is_some()
+    }
+
     /// As the controller resolves it.
     pub fn selection(self) -> Result<PingSelection, Usage> {
         let file = self.hosts_file.map(|path| names::from_file(&path, host)).transpose()?;
@@ -82,7 +87,9 @@ fn host(word: &str) -> Result<String, String> {
     }
     let four = name.split('.').count() == 4 && name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     match name.parse::<PingName>() {
-        Ok(known) if four && known.address().is_none() => Err(format!("{word} is no address: its numbers are 0 to 255")),
+        Ok(known) if four && known.address().is_none() => {
+            Err(format!("{word} is no address: its numbers are 0 to 255"))
+        }
         Err(error) if !name.contains('[') => Err(error.to_string()),
         Ok(_) => Ok(name.to_owned()),
         Err(_) => {

@@ -1,76 +1,19 @@
-//! What may be typed behind `muster ping`, and what it means: whom, how, and what is shown of it.
+//! What may be typed behind `muster ping`, and what it means: how hosts are looked at, and what is shown of it.
 //!
 //! The letters are fping's, but for those that all of `muster` has: `-t` is the window of an agent that looks, and a
-//! timeout is `--timeout`. A time needs its unit here, so that nobody who types fping's milliseconds waits for as many
-//! seconds.
+//! timeout is `--timeout`. Who types another of fping's is told how it is called here. A time needs its unit, so that
+//! nobody who types fping's milliseconds waits for as many seconds.
 
 use crate::args;
-use crate::commands::run::{host_names, said};
 use crate::exit::Usage;
-use crate::show::ping;
+use crate::show::ping::{self, hosts::Fate};
 use crate::track::{Order, Show};
-use clap::ValueEnum;
+use clap::{ArgAction, ArgMatches, Command, ValueEnum};
 use muster_proto::limits;
 use muster_proto::name::LabelText;
-use muster_proto::ping::{ControllerLooks, Detail, Family, PingSelection, PingSpec, Probes, Way};
+use muster_proto::ping::{Detail, Family, PingSpec, Probes, Way};
 use std::num::{NonZeroU8, NonZeroU32};
-use std::path::PathBuf;
 use std::time::Duration;
-
-/// Who is looked at, and from where.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Hosts")]
-pub struct Hosts {
-    /// Agents: names, ranges as web[01-20], globs as db*, labels as role=web, or all; names that no agent bears, and
-    /// addresses, are hosts too
-    #[arg(short = 'w', long, value_name = "EXPR")]
-    targets: Option<String>,
-    /// Hosts to leave out
-    #[arg(short = 'x', long, value_name = "EXPR")]
-    exclude: Option<String>,
-    /// File with names, ranges or addresses, # begins a comment; - is stdin
-    #[arg(long, value_name = "FILE")]
-    hosts_file: Option<PathBuf>,
-    /// All addresses of a network, as 10.0.0.0/22; may be repeated
-    #[arg(long, value_name = "NET")]
-    cidr: Vec<String>,
-    /// Hosts, with or without an agent: names, ranges as web[01-20], addresses
-    #[arg(value_name = "HOST")]
-    hosts: Vec<String>,
-    /// Agents that look as well, each at every host
-    #[arg(long, value_name = "EXPR")]
-    from: Option<String>,
-    /// Only the agents of --from look
-    #[arg(long, requires = "from")]
-    no_controller: bool,
-    /// Each host is looked at by only so many of the agents of --from
-    #[arg(long, value_name = "K", requires = "from")]
-    sample: Option<NonZeroU32>,
-}
-
-impl Hosts {
-    /// As the controller resolves it.
-    pub fn selection(self) -> Result<PingSelection, Usage> {
-        let file = self.hosts_file.map(|path| host_names(&path)).transpose()?;
-        if self.targets.is_none() && self.hosts.is_empty() && self.cidr.is_empty() && file.is_none() {
-            return Err(Usage("no hosts are named: say which, as web[01-20], 10.0.0.7, --cidr NET or -w EXPR".into()));
-        }
-        // A host may be called so, but hardly is, and nobody means that one.
-        if let Some(word) = self.hosts.iter().find(|word| *word == "all" || word.contains(['=', '*', '!'])) {
-            return Err(Usage(format!("{word} is an expression over agents: say -w '{word}'")));
-        }
-        let from = self.from.map(|from| said("--from", Some(from))).transpose()?;
-        Ok(PingSelection {
-            targets: said("-w", self.targets)?,
-            exclude: said("-x", self.exclude)?,
-            hosts: self.hosts.into_iter().chain(file.unwrap_or_default()).collect(),
-            networks: self.cidr,
-            from,
-            controller: if self.no_controller { ControllerLooks::No } else { ControllerLooks::Yes },
-            sample: self.sample,
-        })
-    }
-}
 
 /// How the controller looks at a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -82,6 +25,9 @@ enum Via {
     /// By its agent's link alone
     Agent,
 }
+
+/// The most probes of a host.
+const COUNT_MAX: NonZeroU32 = NonZeroU32::new(limits::PROBE_COUNT_MAX).expect("the limit is not 0");
 
 /// Packets a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,20 +41,18 @@ pub struct Looks {
     #[arg(long, value_enum, default_value = "both", value_name = "WAY")]
     via: Via,
     /// Probes of each host
-    #[arg(short = 'c', long, value_name = "N", default_value = "1")]
+    #[arg(short = 'c', long, value_name = "N", default_value = "1", value_parser = args::number(NonZeroU32::MIN..=COUNT_MAX))]
     count: NonZeroU32,
-    /// Go on until interrupted, for 24 h at most
-    #[arg(short = 'l', long = "loop", conflicts_with = "count")]
-    endless: bool,
     /// From one probe of a host to its next
     #[arg(short = 'p', long, value_name = "TIME", value_parser = with_unit, default_value = "1s")]
     period: Duration,
-    /// Wait for each answer (fping's -t)
+    /// Wait for each answer (fping's -t); one to an earlier try of a probe counts, so a round trip may be longer
     #[arg(long, value_name = "TIME", value_parser = with_unit, default_value = "500ms")]
     timeout: Duration,
-    /// How often a probe without an answer is repeated
-    #[arg(short = 'r', long, value_name = "N", default_value = "1")]
-    retries: u32,
+    /// How often a probe without an answer is repeated [default: 1 for a single probe, 0 for several, so that what is
+    /// lost shows]
+    #[arg(short = 'r', long, value_name = "N", value_parser = args::number(0..=limits::PROBE_RETRIES_MAX))]
+    retries: Option<u32>,
     /// From one packet to the next over all hosts; 0 is as fast as possible
     #[arg(short = 'i', long, value_name = "TIME", value_parser = interval, conflicts_with = "rate")]
     interval: Option<Rate>,
@@ -116,10 +60,10 @@ pub struct Looks {
     #[arg(long, value_name = "N|max", value_parser = rate)]
     rate: Option<Rate>,
     /// Payload in bytes
-    #[arg(short = 'b', long, value_name = "BYTES", default_value = "56")]
+    #[arg(short = 'b', long, value_name = "BYTES", default_value = "56", value_parser = args::number(0..=limits::PROBE_SIZE_MAX))]
     size: u16,
     /// Hops a packet may take
-    #[arg(short = 'H', long, value_name = "N")]
+    #[arg(short = 'H', long, value_name = "N", value_parser = args::number(NonZeroU8::MIN..=NonZeroU8::MAX))]
     ttl: Option<NonZeroU8>,
     /// Type of service, as 184 or 0xb8
     #[arg(short = 'O', long, value_name = "N", value_parser = tos, default_value = "0", hide_default_value = true)]
@@ -136,10 +80,13 @@ pub struct Looks {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Output")]
 pub struct Output {
-    /// Only the names of hosts that answer, one a line
+    /// Go on until interrupted, for 24 h at most
+    #[arg(short = 'l', long = "loop", conflicts_with = "count", help_heading = "Probes")]
+    endless: bool,
+    /// Only the names of hosts that answer somebody, one a line
     #[arg(short = 'a', long, conflicts_with_all = ["dead", "endless", "watch", "matrix", "form"])]
     alive: bool,
-    /// Only the names of the others (fping's -u)
+    /// Only the names of hosts that were looked at and answer nobody (fping's -u)
     #[arg(long, conflicts_with_all = ["endless", "watch", "matrix", "form"])]
     dead: bool,
     /// Only hosts that go down or come up, with the time, as a log; goes on as --loop
@@ -154,8 +101,8 @@ pub struct Output {
     /// Agents with the same value of this label share a row and a column of the map
     #[arg(long, value_name = "LABEL", requires = "matrix")]
     pub by: Option<LabelText>,
-    /// Exit with 0 if exactly so many hosts are alive (answer to somebody), and else with 1, whatever the others did
-    #[arg(long, value_name = "N")]
+    /// Exit with 0 if exactly so many hosts are alive (answer to somebody), and else with 1; nothing else counts
+    #[arg(long, value_name = "N", value_parser = args::number(0_usize..))]
     pub expect: Option<usize>,
     /// Lines as fping's (a table on a terminal), one JSON object at the end, one JSON event a line, a CSV line a target,
     /// or Prometheus' metrics
@@ -164,7 +111,7 @@ pub struct Output {
     /// Which hosts have a line at their end [default: all; on a terminal the worst, as many as fit]
     #[arg(long, value_enum, value_name = "WHICH")]
     show: Option<Show>,
-    /// Only the last line
+    /// No lines of single probes; on a terminal the table is shown at the end
     #[arg(short = 'q', long)]
     quiet: bool,
 }
@@ -185,44 +132,20 @@ pub enum Form {
 }
 
 impl Looks {
-    /// Whether there is no end to it.
-    const fn is_endless(&self, output: &Output) -> bool {
-        self.endless || output.watch
-    }
-
-    /// From the signature to the moment at which all must have begun: a ping that ends by itself has an hour more than it
-    /// needs, and one that does not has all that a job may take.
-    pub fn job_timeout(&self, output: &Output) -> Result<Duration, Usage> {
-        if self.is_endless(output) {
-            return Ok(limits::START_BEFORE_MAX);
-        }
-        let needs = self.period.saturating_mul(self.count.get());
-        if needs >= limits::START_BEFORE_MAX {
-            let most = limits::START_BEFORE_MAX.as_secs() / 3_600;
-            return Err(Usage(format!("{} probes would take more than {most} h: ask for fewer", self.count)));
-        }
-        Ok(needs.saturating_add(limits::START_BEFORE_DEFAULT).min(limits::START_BEFORE_MAX))
-    }
-
     /// What is signed. Samples are asked for only where something is made of them.
     pub fn spec(&self, output: &Output) -> Result<PingSpec, Usage> {
-        let endless = self.is_endless(output);
-        let several = endless || self.count.get() > 1;
+        let count = (!output.is_endless()).then_some(self.count);
+        let several = count != Some(NonZeroU32::MIN);
         if output.interval_stats.is_some() && !several {
             return Err(Usage("--interval-stats of a single probe says nothing: add -c N or --loop".to_owned()));
         }
-        let lines = output.form == Form::Text && !(output.quiet || output.matrix || output.alive || output.dead);
-        let detail = match (output.watch, several && (lines || output.form == Form::Jsonl)) {
-            (true, _) => Detail::Changes,
-            (_, true) => Detail::Each,
-            _ => Detail::Ends,
-        };
-        self.asked((!endless).then_some(self.count), detail)
+        let detail = if several { output.detail() } else { Detail::Ends };
+        self.asked(count, detail)
     }
 
     /// What one round of a schedule asks, of which only the ends count.
     pub fn round(&self) -> Result<PingSpec, Usage> {
-        self.asked((!self.endless).then_some(self.count), Detail::Ends)
+        self.asked(Some(self.count), Detail::Ends)
     }
 
     fn asked(&self, count: Option<NonZeroU32>, detail: Detail) -> Result<PingSpec, Usage> {
@@ -231,7 +154,8 @@ impl Looks {
             count,
             period: self.period,
             timeout: self.timeout,
-            retries: self.retries,
+            // A probe that is lost is to be seen as lost, unless the question is only whether somebody is there.
+            retries: self.retries.unwrap_or(u32::from(count == Some(NonZeroU32::MIN))),
             size: self.size,
             ttl: self.ttl,
             tos: self.tos,
@@ -256,18 +180,39 @@ impl Looks {
 }
 
 impl Output {
+    /// Whether there is no end to it.
+    const fn is_endless(&self) -> bool {
+        self.endless || self.watch
+    }
+
+    /// What has to be told of several probes to a host.
+    fn detail(&self) -> Detail {
+        let lines = self.form == Form::Text && !(self.matrix || self.alive || self.dead);
+        match (self.form, self.quiet && self.interval_stats.is_none()) {
+            _ if self.watch => Detail::Changes,
+            (Form::Text, false) if lines => Detail::Each,
+            (Form::Jsonl, _) => Detail::Each,
+            // Who has answered until now is counted on the way.
+            _ if self.endless => Detail::Changes,
+            _ => Detail::Ends,
+        }
+    }
+
     /// How the ping is shown, and how often its lines are summed up.
     pub fn style(&self, spec: &PingSpec, groups: ping::matrix::Groups) -> (ping::Style, Option<Duration>) {
         let style = match self.form {
-            _ if self.quiet => ping::Style::Quiet,
             Form::Text if self.watch => ping::Style::Changes,
-            Form::Text if self.alive => ping::Style::Names(Show::Ok),
-            Form::Text if self.dead => ping::Style::Names(Show::Failed),
+            Form::Text if self.alive => ping::Style::Hosts(Fate::Alive),
+            Form::Text if self.dead => ping::Style::Hosts(Fate::Dead),
             Form::Text if self.matrix => ping::Style::Matrix(groups),
             Form::Text => ping::Style::Text {
                 show: self.show,
                 order: Order::Completion,
-                probes: if self.interval_stats.is_some() { ping::Probes::Intervals } else { ping::Probes::Lines },
+                probes: match (self.interval_stats, self.quiet) {
+                    (Some(_), _) => ping::Probes::Intervals,
+                    (None, true) => ping::Probes::Nothing,
+                    (None, false) => ping::Probes::Lines,
+                },
                 payload: spec.probes.size,
             },
             Form::Json => ping::Style::Json,
@@ -277,12 +222,74 @@ impl Output {
         };
         (style, self.interval_stats)
     }
+
+    /// Whether a plan, or the id of what is not followed, is for programs. Some forms have only what was found.
+    pub fn is_json(&self) -> Result<bool, Usage> {
+        match self.form {
+            Form::Text => Ok(false),
+            Form::Json | Form::Jsonl => Ok(true),
+            Form::Csv | Form::Prometheus => Err(Usage(
+                "-o csv and -o prometheus show what was found: use text or json with --dry-run and -d".into(),
+            )),
+        }
+    }
+}
+
+/// A letter that means something to fping and nothing here: what to say instead.
+#[derive(Debug)]
+pub struct Fping(Option<(char, &'static str)>);
+
+/// What such letters are here.
+const FPING: [(char, &str); 9] = [
+    ('u', "--dead here"),
+    ('f', "--hosts-file here"),
+    ('g', "--cidr here"),
+    ('C', "-c here; -o jsonl has each round trip"),
+    ('Q', "--interval-stats here"),
+    ('D', "not needed here: -o jsonl has the time of each probe"),
+    ('e', "not needed here: round trips are always shown"),
+    ('n', "not needed here: hosts are shown by the names they were given"),
+    ('s', "not needed here: the last lines always add up"),
+];
+
+impl Fping {
+    /// Refuses them.
+    pub fn check(&self) -> Result<(), Usage> {
+        self.0.map_or(Ok(()), |(letter, here)| Err(Usage(format!("fping's -{letter} is {here}"))))
+    }
+}
+
+impl clap::Args for Fping {
+    fn augment_args(command: Command) -> Command {
+        // Some take a value there: with or without one they are understood.
+        let unknown = |(letter, _): (char, &str)| {
+            let arg = clap::Arg::new(format!("fping-{letter}")).short(letter).hide(true);
+            arg.action(ArgAction::Append).num_args(0..=1)
+        };
+        command.args(FPING.map(unknown))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for Fping {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let typed = |(letter, _): &(char, &str)| matches.value_source(&format!("fping-{letter}")).is_some();
+        Ok(Self(FPING.into_iter().find(typed)))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 /// A time with its unit.
 pub fn with_unit(text: &str) -> Result<Duration, String> {
     if text.parse::<f64>().is_ok() {
-        return Err(format!("say the unit: {text}ms or {text}s"));
+        return Err(format!("say the unit: {text}ms, {text}s or {text}h"));
     }
     args::duration(text)
 }
@@ -310,124 +317,4 @@ fn tos(text: &str) -> Result<u8, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser;
-
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        hosts: Hosts,
-        #[command(flatten)]
-        looks: Looks,
-        #[command(flatten)]
-        output: Output,
-    }
-
-    fn parse(line: &str) -> Result<Line, String> {
-        Line::try_parse_from(std::iter::once("ping").chain(line.split_whitespace())).map_err(|error| error.to_string())
-    }
-
-    fn spec(line: &str) -> Result<PingSpec, String> {
-        let Line { looks, output, .. } = parse(line)?;
-        looks.spec(&output).map_err(|error| error.0)
-    }
-
-    #[test]
-    fn options_mean_what_they_mean_in_fping() {
-        let usual = spec("web01").expect("a ping");
-        assert_eq!((usual.probes, usual.way, usual.detail), (Probes::default(), Way::Both, Detail::Ends));
-        let line = "a -c 5 -p 20ms --timeout 1s -r 3 -i 1ms -b 1000 -H 9 -O 0xb8 -6 --via icmp";
-        let spec = spec(line).expect("a ping");
-        let probes = Probes {
-            count: NonZeroU32::new(5),
-            period: Duration::from_millis(20),
-            timeout: Duration::from_secs(1),
-            retries: 3,
-            size: 1000,
-            ttl: NonZeroU8::new(9),
-            tos: 0xb8,
-            rate: NonZeroU32::new(1_000),
-        };
-        assert_eq!((spec.probes, spec.way, spec.family), (probes, Way::Icmp, Family::V6));
-    }
-
-    #[test]
-    fn samples_are_asked_for_only_where_they_are_shown() {
-        for (line, detail) in [
-            ("a", Detail::Ends),
-            ("a -c 3", Detail::Each),
-            ("a -l", Detail::Each),
-            ("a -l --interval-stats 10s", Detail::Each),
-            ("a -c 3 -o jsonl", Detail::Each),
-            ("a -o jsonl", Detail::Ends),
-            ("a -c 3 -o json", Detail::Ends),
-            ("a -c 3 -q", Detail::Ends),
-            ("a -c 3 -a", Detail::Ends),
-            ("a --watch", Detail::Changes),
-        ] {
-            assert_eq!(spec(line).map(|spec| spec.detail), Ok(detail), "{line}");
-        }
-        assert_eq!(spec("a --watch").map(|spec| spec.probes.count), Ok(None));
-    }
-
-    #[test]
-    fn a_ping_has_the_time_it_needs_and_no_more_than_a_day() {
-        let timeout = |line: &str| {
-            let Line { looks, output, .. } = parse(line).expect("options");
-            looks.job_timeout(&output).map(|span| span.as_secs())
-        };
-        assert_eq!(timeout("a"), Ok(3_601));
-        assert_eq!(timeout("a -c 600"), Ok(4_200));
-        assert_eq!(timeout("a -c 84000"), Ok(86_400));
-        assert_eq!((timeout("a -l"), timeout("a --watch")), (Ok(86_400), Ok(86_400)));
-        assert!(timeout("a -c 86400").is_err());
-    }
-
-    #[test]
-    fn nobody_is_never_everybody_and_an_expression_is_no_host() {
-        let selection = |line: &str| parse(line).expect("options").hosts.selection().map_err(|error| error.0);
-        for (line, hint) in [
-            ("-c 3", "no hosts are named"),
-            ("all", "-w 'all'"),
-            ("role=web", "-w 'role=web'"),
-            ("web*", "-w 'web*'"),
-            ("--hosts-file /dev/null", "names no host"),
-        ] {
-            let refused = selection(line).expect_err(hint);
-            assert!(refused.contains(hint), "{refused}");
-        }
-        let chosen = selection("-w all -x b --cidr 10.0.0.0/30 --from n[1-2] --no-controller --sample 1 web[1-2] ::1")
-            .expect("a selection");
-        assert_eq!((&*chosen.targets, &*chosen.exclude, chosen.from.as_deref()), ("all", "b", Some("n[1-2]")));
-        assert_eq!(
-            (chosen.hosts, chosen.networks),
-            (vec!["web[1-2]".into(), "::1".into()], vec!["10.0.0.0/30".into()])
-        );
-        assert_eq!((chosen.controller, chosen.sample), (ControllerLooks::No, NonZeroU32::new(1)));
-    }
-
-    #[test]
-    fn what_cannot_be_meant_is_refused_with_a_remedy() {
-        for (line, hint) in [
-            ("a -p 100", "100ms or 100s"),
-            ("a -i 2s", "1ms, or 0"),
-            ("a -i 1ms --rate 5", "cannot be used with"),
-            ("a --rate 0", "or max"),
-            ("a -O 256", "0xff"),
-            ("a -c 3 -l", "cannot be used with"),
-            ("a -a -l", "cannot be used with"),
-            ("a --watch -o json", "cannot be used with"),
-            ("a --matrix", "--from"),
-            ("a --interval-stats 1s", "--loop"),
-            ("a -p 1ms", "period is from"),
-            ("a -b 65500", "bytes of payload"),
-        ] {
-            let refused = spec(line).expect_err(hint);
-            assert!(refused.contains(hint), "{line}: {refused}");
-        }
-        assert_eq!(spec("a -i 0").map(|spec| spec.probes.rate), Ok(None));
-        assert_eq!(spec("a --rate max").map(|spec| spec.probes.rate), Ok(None));
-        assert_eq!(spec("a -i 25us").map(|spec| spec.probes.rate), Ok(NonZeroU32::new(40_000)));
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 //! `muster ping schedule`, `schedules` and `unschedule`: the pings that the controller repeats.
 
-use super::options::{Hosts, Looks};
+use super::hosts::Hosts;
+use super::options::Looks;
 use crate::args::Form;
 use crate::client::schedules::{NewSchedule, Replace};
 use crate::exit::Exit;
@@ -19,9 +20,9 @@ use std::time::Duration;
 )]
 pub struct Args {
     /// What it is called
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = name)]
     name: OperatorName,
-    /// From one round to the next: 5s to 1h
+    /// From one round to the next: 5 s to 1 h
     #[arg(long, value_name = "TIME", value_parser = super::options::with_unit)]
     every: Duration,
     /// Take the place of the schedule of this name; what it found of the same hosts is kept
@@ -45,8 +46,14 @@ pub struct ListArgs {
 #[derive(Debug, clap::Args)]
 pub struct RemoveArgs {
     /// What it is called
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = name)]
     name: OperatorName,
+}
+
+/// The name of a schedule; they are made as those of operators.
+pub fn name(text: &str) -> Result<OperatorName, String> {
+    let rule = "a schedule's name has 1 to 63 of a-z, 0-9, '.', '_', '-', and begins and ends with a letter or digit";
+    text.parse().map_err(|_| rule.to_owned())
 }
 
 /// Performs `muster ping schedule`.
@@ -58,7 +65,8 @@ pub async fn make(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     let made = client.schedule(NewSchedule { name: name.clone(), selection, spec, every, replace }).await?;
     made.notes.iter().for_each(|note| show::note(&format!("note: {note}")));
     let every = humantime::format_duration(every);
-    show::note(&format!("{name}: {} targets every {every}; see muster ping status {name}", made.targets));
+    let targets = if made.targets == 1 { "target" } else { "targets" };
+    show::note(&format!("{name}: {} {targets} every {every}; see muster ping status {name}", made.targets));
     Ok(Exit::Success)
 }
 
@@ -107,7 +115,7 @@ pub async fn list(args: ListArgs, settings: &Settings) -> anyhow::Result<Exit> {
     show::data(&text(&schedules, show::columns(std::io::stdout()).unwrap_or(usize::MAX)))?;
     for Schedule { name, problem, .. } in &schedules {
         if let Some(problem) = problem {
-            show::note(&format!("{name} does not run: {problem}"));
+            show::note(&format!("{name} does not run as it should: {problem}"));
         }
     }
     Ok(Exit::Success)
@@ -202,12 +210,24 @@ mod tests {
         for line in ["status", "status core --changes", "schedules", "unschedule core", "schedule a --every 5s web01"] {
             assert!(parsed(line).is_ok_and(|args| args.repeated.is_some()), "{line}");
         }
-        for line in ["-- status", "web01 status", "-w status", "help", "-c 3 schedule"] {
+        for line in
+            ["-- status", "web01 status", "web01 -l -d", "web01 -c 3 -d -q", "-w status", "help", "-c 3 schedule"]
+        {
             assert!(parsed(line).is_ok_and(|args| args.repeated.is_none()), "{line}");
         }
-        for (line, hint) in
-            [("schedule a web01", "--every"), ("schedule a --every 5 web01", "5s"), ("status a b", "'b'")]
-        {
+        for (line, hint) in [
+            ("schedule a web01", "--every"),
+            ("schedule a --every 5 web01", "5s"),
+            ("schedule bad/name --every 5s web01", "a schedule's name has"),
+            ("unschedule bad/name", "a schedule's name has"),
+            ("status bad/name", "a schedule's name has"),
+            ("schedule a --every 5s -l web01", "'-l'"),
+            ("status --since 5", "5s or 5h"),
+            ("status a b", "'b'"),
+            ("web01 -d --expect 3", "cannot be used with"),
+            ("web01 -d -a", "cannot be used with"),
+            ("web01 -d --interval-stats 1s -l", "cannot be used with"),
+        ] {
             let refused = parsed(line).expect_err(hint);
             assert!(refused.contains(hint), "{refused}");
         }

@@ -1,6 +1,5 @@
 //! `muster ping status`: how the hosts of schedules were, and when they went up or down.
 
-use crate::args;
 use crate::client::schedules::Standings;
 use crate::exit::Exit;
 use crate::settings::Settings;
@@ -15,10 +14,10 @@ use std::time::{Duration, SystemTime};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A schedule [default: all of them]
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = super::schedule::name)]
     name: Option<OperatorName>,
     /// How far back
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = args::duration)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = super::options::with_unit)]
     since: Duration,
     /// When hosts went up or down, the oldest first, at most the newest 10000
     #[arg(long)]
@@ -40,7 +39,7 @@ enum Form {
     Prometheus,
 }
 
-/// Performs `muster ping status`. Hosts that are down are a failure.
+/// Performs `muster ping status`. Hosts that are down are a failure; of what is not known nobody can say.
 pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     let now = Timestamp::from(SystemTime::now());
     let back = i64::try_from(args.since.as_millis()).unwrap_or(i64::MAX);
@@ -63,6 +62,12 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
             false => "nothing is known yet: muster ping schedules lists what is looked at",
         });
     }
-    let down = standings.iter().any(|standing| standing.up == Some(false));
-    Ok(if down { Exit::Failed } else { Exit::Success })
+    let some = |up| standings.iter().any(|standing| standing.up == up);
+    Ok(if some(Some(false)) {
+        Exit::Failed
+    } else if some(None) {
+        Exit::Indeterminate
+    } else {
+        Exit::Success
+    })
 }

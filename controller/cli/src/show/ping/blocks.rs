@@ -40,7 +40,8 @@ impl Blocks {
     pub fn take(&mut self, text: &Text, time: &str) -> Option<String> {
         let mut out = format!("[{time}]\n");
         let head = out.len();
-        for (place, interval) in self.intervals.iter_mut().enumerate().filter(|(_, interval)| interval.figures.sent > 0) {
+        for (place, interval) in self.intervals.iter_mut().enumerate().filter(|(_, interval)| interval.figures.sent > 0)
+        {
             text.figures(&mut out, place, &std::mem::take(interval).figures);
         }
         (out.len() > head).then_some(out)

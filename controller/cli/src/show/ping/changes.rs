@@ -1,7 +1,7 @@
 //! `--watch`: a line when a host goes down or comes up, and nothing else, as a log.
 
 use super::why;
-use crate::board::{Sighting, sighting};
+use crate::board::{Sighting, glimpse};
 use crate::show::moment;
 use crate::track::called;
 use muster_proto::event::{Event, EventKind};
@@ -37,7 +37,7 @@ impl Changes {
                     *down = None;
                     writeln!(out, "{time} {name} up after {}", moment::span(since.until(event.time)))
                 }
-                (Err(failure), None) => {
+                (Err(failure), None) if glimpse(&sample.answer) == Sighting::Dead => {
                     *down = Some(event.time);
                     writeln!(out, "{time} {name} down: {failure}")
                 }
@@ -47,8 +47,7 @@ impl Changes {
             EventKind::Finished { outcome, .. }
                 if !matches!(outcome.state, State::Succeeded | State::Failed | State::Skipped) =>
             {
-                let word = if sighting(outcome) == Sighting::Dead { "down" } else { "unknown" };
-                writeln!(out, "{time} {name} {word}: {}", why(outcome))
+                writeln!(out, "{time} {name} unknown: {}", why(outcome))
             }
             _ => Ok(()),
         };
@@ -60,17 +59,26 @@ mod tests {
     use super::*;
     use crate::board::tests::{ended, event, name, probed};
     use muster_proto::outcome::Outcome;
+    use muster_proto::ping::{FailureKind, Sample};
 
     #[test]
     fn only_changes_are_told_and_how_long_it_was() {
         let mut changes = Changes::new(vec![name("web01"), name("n1>db"), name("gone")].into());
         let mut out = String::new();
         let outcome = Outcome::without_run(State::StartFailed, "name does not resolve");
+        let untold = |target, number, kind: FailureKind| EventKind::Probed {
+            target,
+            sample: Sample { number, answer: Err(kind.into()) },
+        };
         for (millis, kind) in [
+            // Neither up nor down.
+            (0, untold(0, 0, FailureKind::Overflow)),
+            (0, untold(2, 0, FailureKind::NoSocket)),
             (0, probed(0, 0, Some(100))),
             (0, probed(1, 0, None)),
             (1_000, probed(0, 1, None)),
-            (2_000, probed(0, 2, None)),
+            (2_000, untold(0, 2, FailureKind::Overflow)),
+            (2_500, probed(0, 2, None)),
             (13_300, probed(0, 3, Some(100))),
             (13_300, probed(0, 4, Some(100))),
             (13_400, EventKind::Finished { target: 2, outcome }),
@@ -82,7 +90,7 @@ mod tests {
             "2026-11-22T10:00:00Z n1>db down: no reply",
             "2026-11-22T10:00:01Z web01 down: no reply",
             "2026-11-22T10:00:13Z web01 up after 12.3 s",
-            "2026-11-22T10:00:13Z gone down: name does not resolve",
+            "2026-11-22T10:00:13Z gone unknown: name does not resolve",
         ];
         assert_eq!(out.lines().collect::<Vec<_>>(), lines);
     }

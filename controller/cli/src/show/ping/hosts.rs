@@ -11,7 +11,7 @@ use std::rc::Rc;
 pub enum Fate {
     /// Those that answered somebody, each as soon as it did.
     Alive,
-    /// Those that somebody looked at and that answered nobody, each once all have looked.
+    /// Those that somebody looked at and that answered nobody, and names without an address; each once all have looked.
     Dead,
 }
 
@@ -59,7 +59,7 @@ impl Hosts {
         host.best = before.max(Some(sighting(outcome)));
         let is_known = match self.fate {
             Fate::Alive => host.best == Some(Sighting::Alive) && before != host.best,
-            Fate::Dead => host.best == Some(Sighting::Dead) && host.open == 0,
+            Fate::Dead => host.is_dead() && host.open == 0,
         };
         if is_known {
             line(out, &self.names[host.place]);
@@ -68,10 +68,17 @@ impl Hosts {
 
     /// No more looks end: names those that are dead as far as anybody looked.
     pub fn end(&self, out: &mut String) {
-        let dead = |host: &&Host| host.open > 0 && host.best == Some(Sighting::Dead);
+        let dead = |host: &&Host| host.open > 0 && host.is_dead();
         if self.fate == Fate::Dead {
             self.hosts.iter().filter(dead).for_each(|host| line(out, &self.names[host.place]));
         }
+    }
+}
+
+impl Host {
+    /// As far as anybody looked.
+    const fn is_dead(&self) -> bool {
+        matches!(self.best, Some(Sighting::Dead | Sighting::Nameless))
     }
 }
 
@@ -129,7 +136,8 @@ mod tests {
             let outcome = Outcome::without_run(state, "");
             assert_eq!(named(Fate::Dead, &["a"], &[EventKind::Finished { target: 0, outcome }]), "", "{state}");
         }
-        let alive = finished(0, PingReport { icmp: Some(crate::board::tests::tally_of(1, &[9])), ..Default::default() });
+        let alive =
+            finished(0, PingReport { icmp: Some(crate::board::tests::tally_of(1, &[9])), ..Default::default() });
         assert_eq!(named(Fate::Dead, &["a"], &[alive]), "");
     }
 }

@@ -1,23 +1,21 @@
 //! `--matrix`: who reaches whom, as a map: a row for each place that looks, a column for each host, one character a
 //! pair.
 //!
-//! Where hosts do not fit the terminal, neighbours share a cell; with a label, all that have the same value do. A
-//! cell that stands for several pairs shows the mean of their round trips and what all of them lost.
+//! Where columns do not fit the terminal, neighbours share one; with a label, all that have the same value share rows and
+//! columns. A cell that stands for several pairs shows the mean of their round trips and what all of them lost.
 
 use super::millis;
+use super::unseen::CONTROLLER;
 use crate::board::{Board, tally};
 use crate::show::summary::folded;
 use crate::show::table::cut;
 use anstyle::{AnsiColor, Style};
 use muster_proto::outcome::{Outcome, State};
-use muster_proto::ping::TargetName;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::hash::Hash;
 use std::time::Duration;
 
-/// The row of the controller.
-const CONTROLLER: &str = "controller";
 /// Characters of a row's name.
 const NAME_CHARS: usize = 24;
 /// Lines above the map that name its columns; of longer names the ends are shown.
@@ -112,13 +110,12 @@ impl<K: Hash + Eq> Axis<K> {
 /// The map of a ping that is over, at most so many columns wide, with its legend.
 pub fn map(board: &Board, groups: &Groups, columns: usize, colour: bool) -> String {
     let (mut rows, mut across, mut cells) = (Axis::new(), Axis::new(), HashMap::<_, Cell>::new());
-    let from = |name: &TargetName| name.from.as_ref().map_or(CONTROLLER, |from| from.as_str()).to_owned();
     for (name, outcome) in board.ends() {
-        let (from, to) = (from(name), name.host.as_str());
-        let from = if name.from.is_some() { groups.of(&from) } else { from };
-        let to = groups.of(to);
-        let pair = (rows.place(from.clone(), || from), across.place(to.clone(), || to));
-        cells.entry(pair).or_default().add(outcome);
+        let from = name.from.as_ref().map(|from| groups.of(from.as_str()));
+        let to = groups.of(name.host.as_str());
+        let row = rows.place(from.clone(), || from.unwrap_or_else(|| CONTROLLER.to_owned()));
+        let column = across.place(to.clone(), || to);
+        cells.entry((row, column)).or_default().add(outcome);
     }
     let label = rows.names.iter().map(|name| name.chars().count()).max().unwrap_or(0).min(NAME_CHARS) + 1;
     let room = columns.saturating_sub(label).max(1);
@@ -131,16 +128,16 @@ pub fn map(board: &Board, groups: &Groups, columns: usize, colour: bool) -> Stri
 struct Grid<'a> {
     from: &'a [String],
     to: &'a [String],
-    /// So many neighbours share a cell, in both directions.
+    /// So many neighbours share a column.
     share: usize,
     cells: Vec<Vec<Cell>>,
 }
 
 impl<'a> Grid<'a> {
     fn new(from: &'a [String], to: &'a [String], known: &HashMap<(usize, usize), Cell>, share: usize) -> Self {
-        let mut cells = vec![vec![Cell::default(); to.len().div_ceil(share)]; from.len().div_ceil(share)];
+        let mut cells = vec![vec![Cell::default(); to.len().div_ceil(share)]; from.len()];
         for ((row, column), known) in known {
-            let cell = &mut cells[row / share][column / share];
+            let cell = &mut cells[*row][column / share];
             cell.pairs += known.pairs;
             cell.sent += known.sent;
             cell.received += known.received;
@@ -161,8 +158,8 @@ impl<'a> Grid<'a> {
         let step = if self.cells.first().map_or(0, Vec::len) * 2 <= room { 2 } else { 1 };
         let median = self.median();
         let mut text = self.head(label, step);
-        for (names, row) in self.from.chunks(self.share).zip(&self.cells) {
-            let name = cut(&names[0], label - 1).into_owned();
+        for (name, row) in self.from.iter().zip(&self.cells) {
+            let name = cut(name, label - 1);
             let mut line = format!("{name:label$}");
             for cell in row {
                 let (sign, style) = cell.sign(median);
@@ -205,9 +202,7 @@ impl<'a> Grid<'a> {
         let [fast, slower, slow] = SHADES.map(|(times, sign)| format!("{sign} {}", millis(median * times)));
         let share = match self.share {
             1 => String::new(),
-            share => {
-                format!("each cell stands for {share} x {share} neighbours, named after their first\n")
-            }
+            share => format!("each column stands for {share} neighbours and is named after the first\n"),
         };
         format!(
             "rows look: {}\ncolumns are looked at: {}\n{share}\
@@ -276,15 +271,24 @@ mod tests {
         let text = map(&board, &Groups::default(), 80, false);
         let head = text.lines().position(|line| line.starts_with('a')).expect("rows");
         assert_eq!(head, 3, "{text}");
-        let rows: Vec<&str> = text.lines().skip(head).take(50).collect();
-        assert!(rows[0].starts_with("a000 ··") && rows[49].starts_with("a098 "), "{text}");
+        let rows: Vec<&str> = text.lines().skip(head).take(100).collect();
+        assert!(rows[0].starts_with("a000 ··") && rows[99].starts_with("a099 "), "{text}");
         assert!(rows.iter().all(|row| row.chars().count() <= 80), "{text}");
-        // One of the four pairs in its cell is lost: a quarter.
-        let lossy: Vec<_> = rows.iter().enumerate().filter(|(_, row)| row.contains('3')).collect();
-        assert!(rows[21].ends_with(&"·".repeat(28)) && rows[21].contains('3'), "{lossy:?}");
-        assert!(text.contains("each cell stands for 2 x 2 neighbours"), "{text}");
+        // One of the two pairs in its cell is lost: a half.
+        assert_eq!(rows[42].trim_end(), format!("a042 {}5{}", "·".repeat(21), "·".repeat(28)), "{text}");
+        assert!(text.contains("each column stands for 2 neighbours"), "{text}");
         let whole = map(&board, &Groups::default(), 200, false);
         assert!(whole.lines().any(|line| line.starts_with("a042 ") && line.contains('X')), "{whole}");
+    }
+
+    #[test]
+    fn few_rows_stay_apart_however_many_columns_there_are() {
+        let names: Vec<String> =
+            (0..600).map(|pair| format!("{}web{:03}", ["", "n1>", "controller>"][pair / 200], pair % 200)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let text = map(&after(&names, []), &Groups::default(), 80, false);
+        let rows = text.lines().filter(|line| line.ends_with("???")).map(|line| line.split(' ').next());
+        assert_eq!(rows.collect::<Vec<_>>(), [Some("controller"), Some("n1"), Some("controller")], "{text}");
     }
 
     #[test]

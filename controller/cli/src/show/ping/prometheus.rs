@@ -12,7 +12,9 @@ type Family = (&'static str, &'static str, fn(&Tally) -> Vec<(&'static str, f64)
 const FAMILIES: [Family; 8] = [
     ("muster_ping_sent", "Probes.", |tally| vec![("", tally.sent.into())]),
     ("muster_ping_received", "Probes that were answered in time.", |tally| vec![("", tally.received.into())]),
-    ("muster_ping_loss_ratio", "Probes without an answer, 0 to 1.", |tally| vec![("", tally.loss_percent() / 100.0)]),
+    ("muster_ping_loss_ratio", "Probes without an answer, 0 to 1.", |tally| {
+        Vec::from_iter((tally.sent > 0).then(|| ("", tally.loss_percent() / 100.0)))
+    }),
     ("muster_ping_duplicates", "Answers after the first to the same probe.", |tally| {
         vec![("", tally.duplicates.into())]
     }),
@@ -37,7 +39,7 @@ fn one(span: Option<Duration>) -> Vec<(&'static str, f64)> {
     span.into_iter().map(|span| ("", span.as_secs_f64())).collect()
 }
 
-/// All targets. Of what nobody could know there is no `muster_ping_up`.
+/// All targets that were looked at: of what nobody could know there is no sample, and no host is down for it.
 pub fn page(board: &Board) -> String {
     let labels = |name: &TargetName| {
         let from = name.from.as_ref().map_or("controller", |from| from.as_str());
@@ -49,7 +51,7 @@ pub fn page(board: &Board) -> String {
         let up = match outcome.map(sighting) {
             Some(Sighting::Alive) => 1,
             Some(Sighting::Dead) => 0,
-            Some(Sighting::None) | None => continue,
+            Some(Sighting::Nameless | Sighting::None) | None => continue,
         };
         // Writing to a string cannot fail, here and below.
         let _ = writeln!(page, "muster_ping_up{{{}}} {up}", labels(name));
@@ -57,7 +59,8 @@ pub fn page(board: &Board) -> String {
     for (metric, help, samples) in FAMILIES {
         head(&mut page, metric, help);
         for (name, outcome) in board.ends() {
-            let Some(report) = outcome.and_then(|outcome| outcome.ping.as_deref()) else { continue };
+            let seen = outcome.filter(|outcome| matches!(sighting(outcome), Sighting::Alive | Sighting::Dead));
+            let Some(report) = seen.and_then(|outcome| outcome.ping.as_deref()) else { continue };
             for (via, tally) in [("icmp", &report.icmp), ("agent", &report.link)] {
                 for (label, value) in tally.iter().flat_map(samples) {
                     let _ = writeln!(page, "{metric}{{{},via=\"{via}\"{label}}} {value}", labels(name));
@@ -75,7 +78,10 @@ pub fn head(page: &mut String, metric: &str, help: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::board::tests::{after, ended};
+    use crate::board::tests::{after, ended, tally_of};
+    use muster_proto::event::EventKind;
+    use muster_proto::outcome::State;
+    use muster_proto::ping::{FailureKind, PingReport};
 
     #[test]
     fn every_target_has_its_gauges() {
@@ -94,5 +100,31 @@ mod tests {
         assert!(!page.contains("later"));
         // No value for a round trip that was never made.
         assert!(!page.lines().any(|line| line.starts_with("muster_ping_rtt") && line.contains("n1")), "{page}");
+    }
+
+    #[test]
+    fn who_could_not_look_calls_nobody_down() {
+        for kind in FailureKind::ALL {
+            let report = PingReport { icmp: Some(tally_of(1, &[])), ..PingReport::default() };
+            let outcome = report.outcome(Some(kind.into()), Duration::ZERO);
+            let page = page(&after(&["a"], [EventKind::Finished { target: 0, outcome }]));
+            let samples: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();
+            if kind.state() == State::Failed {
+                assert!(samples.contains(&"muster_ping_up{host=\"a\",from=\"controller\"} 0"), "{kind:?}: {page}");
+            } else {
+                assert_eq!(samples, [""; 0], "{kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_not_sent_was_not_lost() {
+        let report =
+            PingReport { icmp: Some(tally_of(0, &[])), link: Some(tally_of(1, &[300])), ..PingReport::default() };
+        let outcome = report.outcome(Some(FailureKind::NoSocket.into()), Duration::ZERO);
+        let page = page(&after(&["a"], [EventKind::Finished { target: 0, outcome }]));
+        assert!(page.contains("muster_ping_up{host=\"a\",from=\"controller\"} 1\n"), "{page}");
+        let losses: Vec<&str> = page.lines().filter(|line| line.starts_with("muster_ping_loss_ratio")).collect();
+        assert_eq!(losses, ["muster_ping_loss_ratio{host=\"a\",from=\"controller\",via=\"agent\"} 0"]);
     }
 }

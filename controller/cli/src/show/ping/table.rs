@@ -1,6 +1,7 @@
 //! A ping on a terminal: a table of the targets that need attention most, redrawn in place, and plain at the end.
 
-use super::millis;
+use super::view::is_shown;
+use super::{millis, why};
 use crate::board::{Board, Condition, Look};
 use crate::show::progress::Window;
 use crate::show::summary::thousands;
@@ -15,10 +16,11 @@ use std::time::Duration;
 const HOST_CHARS: usize = 20;
 const STATE_CHARS: usize = 16;
 
-/// Columns but for the last, `STATE`: what they are called, and how much they are missed where there is no room (0 is
-/// always shown).
+/// Columns but for the last, `STATE`: what they are called, and how little they are missed where there is no room (0 is
+/// always shown; from `SPARE` on they give way to a state that would be cut).
 const COLUMNS: [(&str, u8); 8] =
     [("HOST", 0), ("ADDRESS", 3), ("SENT", 2), ("LOSS", 0), ("LAST", 4), ("AVG", 1), ("P95", 5), ("JITTER", 6)];
+const SPARE: u8 = 4;
 /// Of columns with text; the others have numbers.
 const TEXT_COLUMNS: usize = 2;
 
@@ -41,9 +43,8 @@ pub fn count(board: &Board, elapsed: Duration) -> String {
 /// The table at the end: all that is wanted, or as much of it as fits and a line that says what is left out.
 pub fn last(board: &Board, window: Window, show: Option<Show>, colour: bool) -> String {
     let wanted = |place: &usize| match (show, board.track().outcome(*place)) {
-        (None | Some(Show::All), _) => true,
-        (Some(show), Some(outcome)) => show.includes(outcome.state),
-        (Some(show), None) => show == Show::Failed,
+        (_, Some(outcome)) => is_shown(show, outcome),
+        (_, None) => show != Some(Show::Ok),
     };
     let mut places: Vec<usize> = board.worst(usize::MAX).into_iter().filter(wanted).collect();
     let all = places.len();
@@ -75,26 +76,26 @@ fn table(board: &Board, places: &[usize], columns: usize, colour: bool) -> Strin
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.max().unwrap_or(0).max(COLUMNS[column].0.len())
     });
+    let states: Vec<String> = looks.iter().map(|(_, look)| state(look)).collect();
+    let longest = states.iter().map(|state| state.chars().count()).max().unwrap_or(0);
     let several = looks.iter().any(|(_, look)| look.probes.0 > 1);
-    // What nobody has is not missed.
-    let said = |column: &usize| COLUMNS[*column].1 == 0 || rows.iter().any(|row| row[*column] != "-");
-    let mut shown: Vec<usize> = (0..COLUMNS.len()).filter(said).collect();
-    if !several {
-        // They say the same as AVG.
-        shown.retain(|column| !matches!(COLUMNS[*column].0, "LAST" | "P95" | "JITTER"));
-    }
+    // What nobody has is not missed, and the last say the same as AVG of a single probe.
+    let said = |column: usize| COLUMNS[column].1 == 0 || rows.iter().any(|row| row[column] != "-");
+    let tells = |column: usize| several || !matches!(COLUMNS[column].0, "LAST" | "P95" | "JITTER");
+    let mut shown: Vec<usize> = (0..COLUMNS.len()).filter(|column| said(*column) && tells(*column)).collect();
     let width_of = |shown: &[usize], widths: &[usize; 8]| -> usize { shown.iter().map(|at| widths[*at] + 2).sum() };
-    while width_of(&shown, &widths) + STATE_CHARS > columns {
-        let least = shown.iter().copied().max_by_key(|column| COLUMNS[*column].1).filter(|at| COLUMNS[*at].1 > 0);
-        match least {
-            // The name gives way before the state does, but keeps its beginning.
-            None => {
-                let spare = columns.saturating_sub(width_of(&shown, &widths) - widths[0] + STATE_CHARS);
-                widths[0] = spare.max(HOST_CHARS).min(widths[0]);
-                break;
-            }
-            Some(least) => shown.retain(|column| *column != least),
+    while let Some(least) = shown.iter().copied().max_by_key(|column| COLUMNS[*column].1) {
+        let wanted = if COLUMNS[least].1 >= SPARE { longest.max(STATE_CHARS) } else { STATE_CHARS };
+        if width_of(&shown, &widths) + wanted <= columns {
+            break;
         }
+        if COLUMNS[least].1 == 0 {
+            // The name gives way before the state does, but keeps its beginning.
+            let spare = columns.saturating_sub(width_of(&shown, &widths) - widths[0] + STATE_CHARS);
+            widths[0] = spare.max(HOST_CHARS).min(widths[0]);
+            break;
+        }
+        shown.retain(|column| *column != least);
     }
     let room = columns.saturating_sub(width_of(&shown, &widths)).max(1);
     let line = |cells: &dyn Fn(usize) -> String, state: &str| {
@@ -113,8 +114,8 @@ fn table(board: &Board, places: &[usize], columns: usize, colour: bool) -> Strin
     };
     let mut text = line(&|column| COLUMNS[column].0.to_owned(), "STATE");
     text.push('\n');
-    for ((_, look), cells) in looks.iter().zip(&rows) {
-        let line = line(&|column| cells[column].clone(), &state(look));
+    for (((_, look), cells), state) in looks.iter().zip(&rows).zip(&states) {
+        let line = line(&|column| cells[column].clone(), state);
         let style = style(look.condition);
         text.push_str(&if colour { format!("{style}{line}{style:#}\n") } else { format!("{line}\n") });
     }
@@ -149,8 +150,10 @@ fn cells(board: &Board, place: usize, look: &Look<'_>) -> [String; 8] {
 fn state(look: &Look<'_>) -> String {
     match (look.outcome, look.failure) {
         (Some(outcome), _) if outcome.state == State::Succeeded => "alive".to_owned(),
-        (Some(outcome), _) => summary::end(outcome),
-        (None, Some(failure)) => format!("down: {failure}"),
+        (Some(outcome), _) if outcome.state == State::Failed => summary::end(outcome),
+        (Some(outcome), _) => why(outcome).into_owned(),
+        (None, Some(failure)) if look.condition == Condition::Down => format!("down: {failure}"),
+        (None, Some(failure)) => failure.to_string(),
         (None, None) if look.condition == Condition::Up || look.condition == Condition::Lossy => "up".to_owned(),
         (None, None) => "waiting".to_owned(),
     }
@@ -169,6 +172,8 @@ const fn style(condition: Condition) -> Style {
 mod tests {
     use super::*;
     use crate::board::tests::{after, ended, probed};
+    use muster_proto::event::EventKind;
+    use muster_proto::outcome::Outcome;
 
     const NARROW: Window = Window { columns: 80, rows: 24 };
 
@@ -200,6 +205,25 @@ mod tests {
             let widest = text.lines().map(|line| line.chars().count()).max().expect("lines");
             assert!(widest < columns.max(30), "{columns}: {text}");
         }
+    }
+
+    #[test]
+    fn figures_that_are_missed_least_give_way_to_a_reason() {
+        let away = "the agent that was to look is not connected";
+        let kinds = |reason: &str| {
+            let outcome = Outcome::without_run(State::StartFailed, reason);
+            vec![probed(0, 0, Some(90)), ended(0, 3, &[90, 120, 110]), EventKind::Finished { target: 1, outcome }]
+        };
+        let table = |reason: &str| last(&after(&["web01", "web02"], kinds(reason)), NARROW, None, false);
+        let head =
+            |table: &str| table.lines().next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+        let all = table("gone");
+        assert_eq!(head(&all), "HOST ADDRESS SENT LOSS LAST AVG P95 JITTER STATE");
+        assert!(all.lines().any(|line| line.starts_with("web02 ") && line.ends_with("  gone")), "{all}");
+        let narrow = table(away);
+        assert_eq!(head(&narrow), "HOST ADDRESS SENT LOSS AVG STATE", "{narrow}");
+        assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
+        assert!(narrow.contains(&format!("  {away}\n")), "{narrow}");
     }
 
     #[test]

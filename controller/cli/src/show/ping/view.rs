@@ -1,8 +1,11 @@
 //! The one form in which a ping is shown, from its first event to its end.
 
+use super::blocks::Blocks;
 use super::changes::Changes;
+use super::hosts::{Fate, Hosts};
 use super::matrix::{self, Groups};
-use super::text::{Figures, Text};
+use super::text::Text;
+use super::unseen::{self, Whom};
 use super::{csv, millis, prometheus, table};
 use crate::board::{Board, diagnoses, tally};
 use crate::show::console::{Console, Sink};
@@ -11,21 +14,22 @@ use crate::show::{self, json, summary};
 use crate::track::{Order, Show, called};
 use muster_proto::event::{Event, EventKind, Stream};
 use muster_proto::id::JobId;
-use muster_proto::ping::{Sample, TargetName};
+use muster_proto::outcome::{Outcome, State};
+use muster_proto::ping::TargetName;
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Diagnoses in lines of their own; more would fill the screen.
-const DIAGNOSES_MAX: usize = 12;
+/// Lines of one kind beside what was asked for; more would fill the screen.
+const LINES_MAX: usize = 12;
 
 /// How a ping is to be shown.
 #[derive(Debug)]
 pub enum Style {
     /// As fping does, or as a table on a terminal.
     Text {
-        /// Which targets have a line at their end; `None` is as many as fit on a terminal, else all.
+        /// Which targets have a line at their end; `None` is all that were looked at, or as many as fit on a terminal.
         show: Option<Show>,
         /// In which order.
         order: Order,
@@ -39,8 +43,10 @@ pub enum Style {
         /// Payload in bytes.
         payload: u16,
     },
-    /// Only the names of those that ended so, one a line.
+    /// Only the names of targets that ended so, one a line.
     Names(Show),
+    /// Only the names of hosts of which this is known, one a line.
+    Hosts(Fate),
     /// Only who goes down and comes up.
     Changes,
     /// A map of who reaches whom.
@@ -73,38 +79,30 @@ pub struct View {
     names: Rc<[TargetName]>,
     /// What is on its way to the console, kept for its memory.
     out: String,
+    cancel: Cancel,
+}
+
+/// Whose wish it is that a ping ends early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cancel {
+    /// Somebody's, who is named.
+    Anybodys,
+    /// That of who reads this.
+    Ours,
 }
 
 enum Form {
-    Lines { text: Text, show: Show, order: Order, probes: Probes, intervals: Vec<Interval> },
+    Lines { text: Text, show: Option<Show>, order: Order, probes: Probes },
+    Blocks { text: Text, show: Option<Show>, blocks: Blocks },
     Table { show: Option<Show>, probes: Probes, colour: bool },
     Names(Show),
+    Hosts(Hosts),
     Changes(Changes),
     Matrix(Groups),
     Json,
     Jsonl,
     Csv,
     Prometheus,
-}
-
-/// The probes of one target since the last line.
-#[derive(Debug, Clone, Copy, Default)]
-struct Interval {
-    figures: Figures,
-    total: Duration,
-}
-
-impl Interval {
-    fn add(&mut self, sample: &Sample) {
-        let figures = &mut self.figures;
-        figures.sent += 1;
-        if let Ok(rtt) = sample.answer {
-            figures.received += 1;
-            self.total += rtt;
-            let [min, _, max] = figures.rtt.unwrap_or([rtt; 3]);
-            figures.rtt = Some([min.min(rtt), self.total / figures.received, max.max(rtt)]);
-        }
-    }
 }
 
 impl View {
@@ -117,24 +115,20 @@ impl View {
             {
                 Form::Table { show, probes, colour: console.sink(Stream::Stdout) == Sink::Terminal { colour: true } }
             }
+            Style::Text { show, probes: Probes::Intervals, payload, .. } => {
+                Form::Blocks { text: Text::new(names.clone(), payload), show, blocks: Blocks::new(names.len()) }
+            }
             Style::Text { show, order, probes, payload } => {
-                let intervals = if probes == Probes::Intervals { names.len() } else { 0 };
-                Form::Lines {
-                    text: Text::new(names.clone(), payload),
-                    show: show.unwrap_or(Show::All),
-                    order,
-                    probes,
-                    intervals: vec![Interval::default(); intervals],
-                }
+                Form::Lines { text: Text::new(names.clone(), payload), show, order, probes }
             }
             Style::Log { payload } => Form::Lines {
                 text: Text::new(names.clone(), payload),
-                show: Show::All,
+                show: Some(Show::All),
                 order: Order::Completion,
                 probes: Probes::Lines,
-                intervals: Vec::new(),
             },
             Style::Names(show) => Form::Names(show),
+            Style::Hosts(fate) => Form::Hosts(Hosts::new(fate, names.clone())),
             Style::Changes => Form::Changes(Changes::new(names.clone())),
             Style::Matrix(groups) => Form::Matrix(groups),
             Style::Json => Form::Json,
@@ -142,17 +136,17 @@ impl View {
             Style::Csv => Form::Csv,
             Style::Prometheus => Form::Prometheus,
         };
-        Self { form, job, names, out: String::new() }
+        Self { form, job, names, out: String::new(), cancel: Cancel::Anybodys }
+    }
+
+    /// Who reads this has the ping end early, and need not be told.
+    pub const fn cancel_is_ours(&mut self) {
+        self.cancel = Cancel::Ours;
     }
 
     /// Whether it is one object that only the controller can give whole.
     pub const fn is_json(&self) -> bool {
         matches!(self.form, Form::Json)
-    }
-
-    /// Whether the diagnoses are told beside it: not where they are in it, or nothing is wanted.
-    const fn has_talk(&self) -> bool {
-        matches!(self.form, Form::Lines { .. } | Form::Table { .. } | Form::Matrix(_))
     }
 
     /// Has the board take these events into account, and shows them.
@@ -174,7 +168,9 @@ impl View {
         let out = &mut self.out;
         match (&mut self.form, &event.kind) {
             (Form::Jsonl, _) => out.push_str(&json::event_line(self.job, &self.names, event)?),
-            (_, EventKind::Cancelling { operator }) => console.say(&format!("cancelled by {operator}"))?,
+            (_, EventKind::Cancelling { operator }) if self.cancel == Cancel::Anybodys => {
+                console.say(&format!("cancelled by {operator}"))?;
+            }
             (Form::Changes(changes), _) => changes.event(out, event),
             (Form::Names(show), EventKind::Finished { target, outcome }) if show.includes(outcome.state) => {
                 if let Some(name) = self.names.get(*target as usize) {
@@ -182,15 +178,20 @@ impl View {
                     out.push('\n');
                 }
             }
-            (Form::Lines { text, show, probes, intervals, .. }, EventKind::Probed { target, sample }) => {
+            (Form::Hosts(hosts), EventKind::Finished { target, outcome }) => {
+                hosts.finished(out, *target as usize, outcome);
+            }
+            // Who is to be shown is known only at the end, unless all are.
+            (
+                Form::Lines { text, show: None | Some(Show::All), probes: Probes::Lines, .. },
+                EventKind::Probed { target, sample },
+            ) => {
                 let place = *target as usize;
-                match (probes, intervals.get_mut(place), board.probed(place)) {
-                    // Who is to be shown is known only at the end, unless all are.
-                    (Probes::Lines, _, Some(probed)) if *show == Show::All => text.probe(out, place, sample, probed),
-                    (Probes::Intervals, Some(interval), _) => interval.add(sample),
-                    _ => {}
+                if let Some(probed) = board.probed(place) {
+                    text.probe(out, place, sample, probed);
                 }
             }
+            (Form::Blocks { blocks, .. }, EventKind::Probed { target, sample }) => blocks.add(*target as usize, sample),
             (Form::Lines { text, show, order: Order::Completion, .. }, EventKind::Finished { target, .. }) => {
                 end(text, *show, out, board, *target as usize);
             }
@@ -209,44 +210,54 @@ impl View {
 
     /// An interval is over, at this time of the day (UTC).
     pub fn interval(&mut self, console: &mut Console, time: &str) -> io::Result<()> {
-        let Form::Lines { text, probes: Probes::Intervals, intervals, .. } = &mut self.form else { return Ok(()) };
-        let mut out = format!("[{time}]\n");
-        for (place, interval) in intervals.iter_mut().enumerate() {
-            text.figures(&mut out, place, &std::mem::take(interval).figures);
-        }
-        console.write(Stream::Stdout, out.as_bytes())
+        let Form::Blocks { text, blocks, .. } = &mut self.form else { return Ok(()) };
+        write(console, &blocks.take(text, time).unwrap_or_else(|| format!("[{time}] no probe ended\n")))
     }
 
-    /// Nothing more will be told: shows what is left to the end.
-    pub fn end(&mut self, console: &mut Console, board: &mut Board) -> io::Result<()> {
+    /// Nothing more will be told: shows what is left to the end, at this time of the day (UTC).
+    pub fn end(&mut self, console: &mut Console, board: &mut Board, time: &str) -> io::Result<()> {
         console.hide_progress()?;
-        self.out.clear();
-        let page = match &self.form {
+        let mut page = String::new();
+        match &mut self.form {
             Form::Table { show, colour, .. } => {
                 let window = show::window(io::stdout()).unwrap_or(show::WINDOW_DEFAULT);
-                table::last(board, window, *show, *colour)
+                page = table::last(board, window, *show, *colour);
             }
             Form::Matrix(groups) => {
                 let colour = console.sink(Stream::Stdout) == Sink::Terminal { colour: true };
-                matrix::map(board, groups, show::columns(io::stdout()).unwrap_or(usize::MAX), colour)
+                page = matrix::map(board, groups, show::columns(io::stdout()).unwrap_or(usize::MAX), colour);
             }
-            Form::Csv => csv::page(board),
-            Form::Prometheus => prometheus::page(board),
+            Form::Csv => page = csv::page(board),
+            Form::Prometheus => page = prometheus::page(board),
+            Form::Hosts(hosts) => hosts.end(&mut page),
             Form::Lines { text, show, order: Order::Target, .. } => {
-                let mut out = String::new();
-                for place in board.track_mut().take_rest() {
-                    end(text, *show, &mut out, board, place);
-                }
-                out
+                board.track_mut().take_rest().into_iter().for_each(|place| end(text, *show, &mut page, board, place));
             }
-            _ => String::new(),
-        };
-        write(console, &page)?;
-        if !self.has_talk() {
-            return Ok(());
+            Form::Blocks { text, show, blocks } => {
+                page.extend(blocks.take(text, time));
+                (0..board.names().len()).for_each(|place| end(text, *show, &mut page, board, place));
+            }
+            _ => {}
         }
-        diagnosis_lines(board).iter().try_for_each(|line| console.say(line))?;
-        round_trips(board).map_or(Ok(()), |line| console.say(&line))
+        write(console, &page)?;
+        self.talk(board).iter().try_for_each(|line| console.say(line))
+    }
+
+    /// What is said beside what was asked for; nothing where that has it all, or names alone are wanted.
+    fn talk(&self, board: &Board) -> Vec<String> {
+        let (whom, show) = match &self.form {
+            Form::Lines { show, .. } | Form::Blocks { show, .. } | Form::Table { show, .. } => (Whom::Agents, *show),
+            Form::Matrix(_) => (Whom::All, None),
+            _ => return Vec::new(),
+        };
+        let mut lines = capped(unseen::lines(board, whom));
+        let skipped = board.track().counts().get(State::Skipped);
+        if skipped > 0 && show.is_none() {
+            lines.push(format!("{} not looked at", summary::thousands(skipped.into())));
+        }
+        lines.extend(capped(diagnosis_lines(board)));
+        lines.extend(round_trips(board));
+        lines
     }
 }
 
@@ -255,10 +266,24 @@ fn write(console: &mut Console, text: &str) -> io::Result<()> {
     if text.is_empty() { Ok(()) } else { console.write(Stream::Stdout, text.as_bytes()) }
 }
 
-fn end(text: &Text, show: Show, out: &mut String, board: &Board, place: usize) {
-    if let Some(outcome) = board.track().outcome(place).filter(|outcome| show.includes(outcome.state)) {
+fn end(text: &Text, show: Option<Show>, out: &mut String, board: &Board, place: usize) {
+    if let Some(outcome) = board.track().outcome(place).filter(|outcome| is_shown(show, outcome)) {
         text.end(out, place, outcome);
     }
+}
+
+/// Unless all are asked for by name, those that a cancelled ping did not come to are but a number.
+pub fn is_shown(show: Option<Show>, outcome: &Outcome) -> bool {
+    show.map_or(outcome.state != State::Skipped, |show| show.includes(outcome.state))
+}
+
+fn capped(mut lines: Vec<String>) -> Vec<String> {
+    let more = lines.len().saturating_sub(LINES_MAX);
+    if more > 0 {
+        lines.truncate(LINES_MAX);
+        lines.push(format!("and {more} more such lines: -o json has them all"));
+    }
+    lines
 }
 
 /// What does not agree, with the hosts it is said of: `ping ok, agent silent: web[03-05]`.
@@ -267,14 +292,7 @@ fn diagnosis_lines(board: &Board) -> Vec<String> {
     for (host, diagnosis) in diagnoses(board.ends()) {
         said.entry(diagnosis.to_string()).or_default().push(host.as_str());
     }
-    let more = said.len().saturating_sub(DIAGNOSES_MAX);
-    let shown = said.iter().take(DIAGNOSES_MAX);
-    let mut lines: Vec<String> =
-        shown.map(|(text, hosts)| format!("{text}: {}", summary::folded(hosts.iter()))).collect();
-    if more > 0 {
-        lines.push(format!("and {more} more diagnoses: -o json has them all"));
-    }
-    lines
+    said.iter().map(|(text, hosts)| format!("{text}: {}", summary::folded(hosts.iter()))).collect()
 }
 
 /// The round trips of all targets together: `rtt min/avg/max 0.020/0.051/0.310 ms`.
@@ -304,8 +322,7 @@ mod tests {
         let mut view = View::new(style, JobId::from_bytes([0; 16]), named, &console);
         let events: Vec<Event> = kinds.into_iter().map(|kind| event(0, kind)).collect();
         view.events(&mut console, &mut board, &events).expect("written");
-        view.interval(&mut console, "10:00:00").expect("written");
-        view.end(&mut console, &mut board).expect("written");
+        view.end(&mut console, &mut board, "10:00:00").expect("written");
         console.flush().expect("written");
         (out.text(), err.text())
     }
@@ -334,6 +351,8 @@ mod tests {
             (text(lines, Some(Show::Failed), Order::Target), b.to_owned()),
             (Style::Names(Show::Ok), "c\na\n".to_owned()),
             (Style::Names(Show::Failed), "b\n".to_owned()),
+            (Style::Hosts(Fate::Alive), "c\na\n".to_owned()),
+            (Style::Hosts(Fate::Dead), "b\n".to_owned()),
             (text(Probes::Nothing, None, Order::Completion), format!("{c}{b}{a}")),
         ] {
             let form = format!("{style:?}");
@@ -352,16 +371,83 @@ mod tests {
 
     #[test]
     fn intervals_are_summed_up_in_place_of_single_probes() {
-        let probes = vec![probed(0, 0, Some(100)), probed(0, 1, Some(300)), probed(0, 2, None), probed(1, 0, None)];
+        let mut probes = vec![probed(0, 0, Some(100)), probed(0, 1, Some(300)), ended(1, 1, &[])];
+        // The last probe of one that ended with the job belongs to the last block.
+        probes.splice(2..2, [probed(1, 0, None), probed(0, 2, None)]);
+        probes.push(ended(0, 3, &[100, 300]));
         let style = text(Probes::Intervals, None, Order::Completion);
         let (out, _) = shown(Sink::Terminal { colour: false }, style, &NAMES, probes);
         let lines = [
             "[10:00:00]",
             "a : xmt/rcv/%loss = 3/2/33%, min/avg/max = 0.100/0.200/0.300",
             "b : xmt/rcv/%loss = 1/0/100%",
-            "c : xmt/rcv/%loss = 0/0/0%",
+            "a : xmt/rcv/%loss = 3/2/33%, min/avg/max = 0.100/0.200/0.300",
+            "b : xmt/rcv/%loss = 1/0/100%: no reply",
         ];
         assert_eq!(out.lines().collect::<Vec<_>>(), lines);
+    }
+
+    #[test]
+    fn blocks_add_up_and_tell_only_of_who_was_probed() {
+        let (mut console, out, _) = console(Sink::Pipe);
+        let mut board = board(&NAMES);
+        let style = text(Probes::Intervals, None, Order::Completion);
+        let named = NAMES.iter().map(|text| name(text)).collect();
+        let mut view = View::new(style, JobId::from_bytes([0; 16]), named, &console);
+        let mut tell = |view: &mut View, console: &mut Console, kind| {
+            view.events(console, &mut board, &[event(0, kind)]).expect("written");
+        };
+        tell(&mut view, &mut console, probed(0, 0, Some(100)));
+        view.interval(&mut console, "10:00:00").expect("written");
+        view.interval(&mut console, "10:00:10").expect("written");
+        tell(&mut view, &mut console, probed(1, 0, None));
+        tell(&mut view, &mut console, ended(1, 1, &[]));
+        tell(&mut view, &mut console, probed(0, 1, Some(300)));
+        tell(&mut view, &mut console, ended(0, 2, &[100, 300]));
+        view.end(&mut console, &mut board, "10:00:12").expect("written");
+        console.flush().expect("written");
+        let lines = [
+            "[10:00:00]",
+            "a : xmt/rcv/%loss = 1/1/0%, min/avg/max = 0.100/0.100/0.100",
+            "[10:00:10] no probe ended",
+            "[10:00:12]",
+            "a : xmt/rcv/%loss = 1/1/0%, min/avg/max = 0.300/0.300/0.300",
+            "b : xmt/rcv/%loss = 1/0/100%",
+            "a : xmt/rcv/%loss = 2/2/0%, min/avg/max = 0.100/0.200/0.300",
+            "b : xmt/rcv/%loss = 1/0/100%: no reply",
+        ];
+        assert_eq!(out.text().lines().collect::<Vec<_>>(), lines);
+    }
+
+    #[test]
+    fn what_an_interrupt_left_out_is_a_number_and_nobody_is_told_who_interrupted() {
+        let skipped = |target| {
+            let outcome = Outcome::without_run(State::Skipped, "the job was cancelled before it was looked at");
+            EventKind::Finished { target, outcome }
+        };
+        let kinds = || {
+            let operator = "ada".parse().expect("a name");
+            vec![EventKind::Cancelling { operator }, ended(0, 1, &[50]), skipped(1), skipped(2)]
+        };
+        for (show, skipped_lines, number) in [(None, 0, true), (Some(Show::All), 2, false)] {
+            let (out, talk) = shown(Sink::Pipe, text(Probes::Lines, show, Order::Completion), &NAMES, kinds());
+            assert_eq!(out.lines().count(), 1 + skipped_lines, "{out}");
+            assert_eq!(talk.lines().any(|line| line == "2 not looked at"), number, "{talk}");
+            assert!(talk.contains("cancelled by ada"), "{talk}");
+        }
+        let (table, talk) =
+            shown(Sink::Terminal { colour: false }, text(Probes::Lines, None, Order::Completion), &NAMES, kinds());
+        assert!(table.lines().count() == 2 && talk.contains("2 not looked at"), "{table}{talk}");
+
+        let (mut console, _, err) = console(Sink::Pipe);
+        let named = NAMES.iter().map(|text| name(text)).collect();
+        let style = text(Probes::Lines, None, Order::Completion);
+        let mut view = View::new(style, JobId::from_bytes([0; 16]), named, &console);
+        view.cancel_is_ours();
+        let events: Vec<Event> = kinds().into_iter().map(|kind| event(0, kind)).collect();
+        view.events(&mut console, &mut board(&NAMES), &events).expect("written");
+        console.flush().expect("written");
+        assert_eq!(err.text(), "");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How the hosts of schedules were, as one JSON object. The shape is public.
 
-use super::{availability, word};
+use super::{availability, word, worst_loss};
 use crate::show::moment;
 use crate::show::ping::json::millis;
 use muster_proto::ping::{Change, Standing};
@@ -28,7 +28,7 @@ struct HostJson<'a> {
     known_s: f64,
     sent: u64,
     received: u64,
-    worst_loss_percent: f64,
+    worst_loss_percent: Option<f64>,
     flaps: u32,
     rtt_avg_ms: Option<f64>,
     rtt_max_ms: Option<f64>,
@@ -69,7 +69,7 @@ impl<'a> HostJson<'a> {
             known_s: standing.known_time.as_secs_f64(),
             sent: standing.sent,
             received: standing.received,
-            worst_loss_percent: f64::from(standing.worst_loss_permille) / 10.0,
+            worst_loss_percent: worst_loss(standing).map(|part| part * 100.0),
             flaps: standing.flaps,
             rtt_avg_ms: standing.rtt.map(|(mean, _)| millis(mean)),
             rtt_max_ms: standing.rtt.map(|(_, max)| millis(max)),

@@ -1,6 +1,6 @@
 //! How the hosts of schedules were, for spreadsheets (RFC 4180) and for a collector of metrics.
 
-use super::{availability, word};
+use super::{availability, word, worst_loss};
 use crate::show::moment;
 use crate::show::ping::csv::cell;
 use crate::show::ping::prometheus::head;
@@ -43,7 +43,7 @@ pub fn csv(standings: &[Standing]) -> String {
             it.known_time.as_secs().to_string(),
             it.sent.to_string(),
             it.received.to_string(),
-            format!("{:.1}", f64::from(it.worst_loss_permille) / 10.0),
+            worst_loss(it).map(|part| format!("{:.1}", part * 100.0)).unwrap_or_default(),
             it.flaps.to_string(),
             rtt(|(mean, _)| mean),
             rtt(|(_, max)| max),
@@ -67,13 +67,12 @@ pub fn csv_of_changes(changes: &[Change]) -> String {
 /// One family of metrics: its name, what it says, and the value, if there is one.
 type Family = (&'static str, &'static str, fn(&Standing) -> Option<f64>);
 
-const FAMILIES: [Family; 7] = [
+const FAMILIES: [Family; 8] = [
+    ("muster_ping_status_known", "Whether it is known if the host is up.", |it| Some(f64::from(it.up.is_some()))),
     ("muster_ping_status_up", "Whether the host is up.", |it| it.up.map(|up| if up { 1.0 } else { 0.0 })),
     ("muster_ping_status_availability_ratio", "Time up of the time known, 0 to 1.", availability),
     ("muster_ping_status_known_seconds", "Time in which it is known.", |it| Some(it.known_time.as_secs_f64())),
-    ("muster_ping_status_worst_loss_ratio", "Probes lost in the worst 10 minutes, 0 to 1.", |it| {
-        Some(f64::from(it.worst_loss_permille) / 1_000.0)
-    }),
+    ("muster_ping_status_worst_loss_ratio", "Probes lost in the worst 10 minutes, 0 to 1.", worst_loss),
     ("muster_ping_status_flaps", "Changes.", |it| Some(it.flaps.into())),
     ("muster_ping_status_rtt_mean_seconds", "The mean round trip.", |it| it.rtt.map(|(mean, _)| mean.as_secs_f64())),
     ("muster_ping_status_rtt_max_seconds", "The longest round trip.", |it| it.rtt.map(|(_, max)| max.as_secs_f64())),
@@ -118,15 +117,18 @@ mod tests {
 
     #[test]
     fn a_collector_reads_what_is_known() {
-        let page = prometheus(&[standing("n1>web01", Some(true), 50, 500), standing("web02", None, 0, 0)]);
+        let unseen = Standing { sent: 0, ..standing("web02", None, 0, 0) };
+        let page = prometheus(&[standing("n1>web01", Some(true), 50, 500), unseen]);
         for line in [
             "# TYPE muster_ping_status_up gauge",
+            "muster_ping_status_known{schedule=\"core\",host=\"web01\",from=\"n1\"} 1",
+            "muster_ping_status_known{schedule=\"core\",host=\"web02\",from=\"controller\"} 0",
             "muster_ping_status_up{schedule=\"core\",host=\"web01\",from=\"n1\"} 1",
             "muster_ping_status_availability_ratio{schedule=\"core\",host=\"web01\",from=\"n1\"} 0.5",
             "muster_ping_status_rtt_max_seconds{schedule=\"core\",host=\"web01\",from=\"n1\"} 0.0125",
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");
         }
-        assert!(!page.contains("_up{schedule=\"core\",host=\"web02\""), "{page}");
+        assert_eq!(page.matches("web02").count(), 4, "whether, how long, and how often it was known: {page}");
     }
 }

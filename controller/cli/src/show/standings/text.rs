@@ -1,6 +1,6 @@
 //! How the hosts of schedules were, for people: the worst first, and one line for all that were never down.
 
-use super::{availability, name, word};
+use super::{availability, name, word, worst_loss};
 use crate::show::moment;
 use crate::show::ping::millis;
 use crate::show::table::{Table, cut};
@@ -39,7 +39,7 @@ fn schedule(standings: &[Standing], columns: usize) -> String {
     if !fine.is_empty() {
         let names: Vec<_> = fine.iter().map(|standing| name(standing).to_string()).collect();
         let hosts = if fine.len() == 1 { "host" } else { "hosts" };
-        let line = format!("{} {hosts} 100 %: {}", fine.len(), fold(names.iter().map(String::as_str)));
+        let line = format!("{} {hosts} 100%: {}", fine.len(), fold(names.iter().map(String::as_str)));
         text.push_str(&cut(&line, columns));
         text.push('\n');
     }
@@ -64,7 +64,7 @@ fn table(standings: &[&Standing], columns: usize) -> String {
         table.row(vec![
             name(standing).to_string(),
             availability(standing).map(percent).unwrap_or_default(),
-            if standing.sent > 0 { percent(f64::from(standing.worst_loss_permille) / 1_000.0) } else { String::new() },
+            worst_loss(standing).map(tenths).unwrap_or_default(),
             standing.flaps.to_string(),
             rtt.unwrap_or_default(),
             format!("{}{since}{reason}", word(standing.up)),
@@ -77,6 +77,11 @@ fn table(standings: &[&Standing], columns: usize) -> String {
 fn percent(part: f64) -> String {
     let hundredths = (part * 10_000.0).floor();
     if hundredths >= 10_000.0 { "100%".to_owned() } else { format!("{:.2}%", hundredths / 100.0) }
+}
+
+/// As exact as it is known: `0.0%`, `66.7%`, `100%`.
+fn tenths(part: f64) -> String {
+    if part >= 1.0 { "100%".to_owned() } else { format!("{:.1}%", part * 100.0) }
 }
 
 /// A line for each change, as a log has it.
@@ -114,16 +119,16 @@ mod tests {
         assert_eq!(
             standings(&all, 80),
             "core: 4 up, 1 down, 1 unknown\n\
-             HOST      UP      LOSS    FLAPS  RTT         STATE\n\
-             n1>web05  40.00%  100%    1      0.310/12.5  down 5 min: no reply\n\
-             web06     100%    0.00%   0      0.310/12.5  unknown 5 min: no reply\n\
-             web04     99.00%  25.00%  1      0.310/12.5  up 5 min\n\
-             3 hosts 100 %: web[01-03]\n"
+             HOST      UP      LOSS   FLAPS  RTT         STATE\n\
+             n1>web05  40.00%  100%   1      0.310/12.5  down 5 min: no reply\n\
+             web06     100%    0.0%   0      0.310/12.5  unknown 5 min: no reply\n\
+             web04     99.00%  25.0%  1      0.310/12.5  up 5 min\n\
+             3 hosts 100%: web[01-03]\n"
         );
         for line in standings(&all, 60).lines() {
             assert!(line.chars().count() <= 60, "{line}");
         }
-        assert_eq!(standings(&all[..1], 80), "core: 1 up\n1 host 100 %: web01\n");
+        assert_eq!(standings(&all[..1], 80), "core: 1 up\n1 host 100%: web01\n");
         assert_eq!(standings(&[], 80), "");
     }
 

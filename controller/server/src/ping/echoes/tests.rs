@@ -26,7 +26,7 @@ impl Fixture {
         let now = Instant::now();
         let mut echoes = Echoes::new(probes, Detail::Each, 7 << 32);
         for (slot, agent) in (0..).zip(agents) {
-            echoes.add(slot, *agent, now);
+            echoes.add(slot, *agent, Duration::ZERO, now);
         }
         Self { echoes, now, here: Some(Epoch(1)), said: Vec::new(), sent: Vec::new() }
     }
@@ -96,6 +96,43 @@ fn silence_and_absence_are_told_apart_and_answers_that_are_late_are_counted() {
     let tally = verdict.tally.expect("they were sent");
     assert_eq!((tally.sent, tally.received, tally.late), (3, 0, 1));
     assert_eq!(verdict.failure, Some(FailureKind::AgentAway.into()));
+}
+
+#[test]
+fn an_agent_that_comes_back_before_the_last_try_is_there() {
+    let mut links = Fixture::new(probes(1, 1), &[N1]);
+    links.here = None;
+    links.pass(40 * MS);
+    assert_eq!((links.sent.len(), links.said.len()), (0, 0), "it is waited for");
+    links.here = Some(Epoch(2));
+    links.pass(15 * MS);
+    links.answer(links.sent[0]);
+    let tally = links.end(0).and_then(|verdict| verdict.tally).expect("an end");
+    assert_eq!((tally.received, tally.rtt.map(|rtt| rtt.max)), (1, Some(5 * MS)));
+
+    let mut links = Fixture::new(probes(1, 1), &[N1]);
+    links.here = None;
+    links.pass(60 * MS);
+    links.here = Some(Epoch(2));
+    links.pass(40 * MS);
+    let failure = links.end(0).and_then(|verdict| verdict.failure);
+    assert_eq!(failure, Some(FailureKind::AgentAway.into()), "it was never asked, so it cannot be silent");
+}
+
+#[test]
+fn the_first_probe_waits_for_an_agent_that_is_expected() {
+    for comes in [true, false] {
+        let mut links = Fixture::new(probes(2, 0), &[]);
+        links.echoes.add(0, N1, 3_000 * MS, links.now);
+        links.here = None;
+        links.pass(2_999 * MS);
+        assert_eq!((links.sent.len(), links.said.len()), (0, 0));
+        links.here = comes.then_some(Epoch(1));
+        links.pass(71 * MS);
+        assert_eq!(links.sent.len(), if comes { 2 } else { 0 });
+        let kind = if comes { FailureKind::AgentSilent } else { FailureKind::AgentAway };
+        assert_eq!(links.end(0).and_then(|verdict| verdict.failure), Some(kind.into()));
+    }
 }
 
 #[test]

@@ -61,6 +61,15 @@ impl Fixture {
         self.now += time;
         self.sent();
     }
+
+    /// Lets time go by in which the agent gives signs of life, and nothing else.
+    fn live(&mut self, agent: AgentId, epoch: u64, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.pass(Duration::from_secs(5));
+            assert_eq!(self.says(agent, epoch, &[]), Ok(()));
+        }
+    }
 }
 
 fn end(place: u32, sent: u32, received: u32) -> Finding {
@@ -130,7 +139,7 @@ fn endless_samples_are_bounded_by_the_clock() {
     let mut books = Fixture::new(0, Detail::Each, [(N1, 0)]);
     books.comes(N1, 1);
     books.sent();
-    books.pass(Duration::from_secs(100));
+    books.live(N1, 1, Duration::from_secs(100));
     let honest: Vec<_> = (0..=100).map(|number| sample(0, number)).collect();
     assert_eq!(books.says(N1, 1, &honest), Ok(()));
     let flood: Vec<_> = (101..200).map(|number| sample(0, number)).collect();
@@ -138,12 +147,12 @@ fn endless_samples_are_bounded_by_the_clock() {
 }
 
 #[test]
-fn who_never_comes_and_who_never_speaks_end_differently_and_the_endless_may_be_silent() {
+fn who_never_comes_and_who_never_speaks_end_differently_and_the_endless_go_on() {
     let mut books = Fixture::new(1, Detail::Ends, [(N1, 0), (N2, 1)]);
     books.orders.close();
     books.comes(N1, 1);
     books.sent();
-    books.pass(DELIVER);
+    books.pass(SILENCE.max(DELIVER));
     assert_eq!(books.said, [(0, FailureKind::ProberSilent.into()), (1, FailureKind::ProberAway.into())]);
     assert_eq!(books.says(N1, 1, &[end(0, 1, 1)]), Ok(()), "late, and no lie");
     assert_eq!(books.said.len(), 2);
@@ -151,26 +160,97 @@ fn who_never_comes_and_who_never_speaks_end_differently_and_the_endless_may_be_s
     let mut books = Fixture::new(0, Detail::Ends, [(N1, 0)]);
     books.comes(N1, 1);
     books.sent();
-    books.pass(Duration::from_hours(24));
-    assert_eq!(books.said, []);
+    books.live(N1, 1, Duration::from_hours(24));
+    assert_eq!(books.said, [], "it looks until it is told to end");
     books.orders.stop(books.now, |_, _| unreachable!("it is under way"));
-    books.pass(Duration::from_secs(10));
-    assert_eq!(books.said, [(0, FailureKind::ProberSilent.into())]);
+    books.live(N1, 1, Duration::from_secs(10));
+    assert_eq!(books.said, [(0, FailureKind::ProberSilent.into())], "however lively it is");
 }
 
 #[test]
-fn whoever_speaks_has_more_time() {
-    let mut books = Fixture::new(1, Detail::Ends, (0..3).map(|slot| (N1, slot)));
+fn an_agent_that_keeps_its_owners_rate_is_not_given_up() {
+    // A packet a second: nothing to tell of 5 targets and 100 probes for 500 s.
+    let mut books = Fixture::new(100, Detail::Ends, (0..5).map(|slot| (N1, slot)));
+    books.orders.close();
     books.comes(N1, 1);
     books.sent();
-    for place in 0..2 {
-        books.pass(Duration::from_secs(8));
-        assert_eq!(books.says(N1, 1, &[end(place, 1, 1)]), Ok(()));
+    books.live(N1, 1, Duration::from_secs(495));
+    assert_eq!(books.said, []);
+    books.pass(SILENCE);
+    assert_eq!(books.said.len(), 5);
+}
+
+#[test]
+fn neither_coming_back_nor_a_trickle_of_ends_puts_off_the_end_of_all() {
+    let mut books = Fixture::new(1, Detail::Ends, [(N1, 0)]);
+    books.orders.close();
+    let (began, bound) = (books.now, longest(&books.orders.probes, 1).expect("a bound") + DELIVER);
+    for epoch in 1.. {
+        books.comes(N1, epoch);
+        books.sent();
+        books.pass(Duration::from_secs(5));
+        books.goes(N1);
+        books.pass(Duration::from_secs(1));
+        if !books.said.is_empty() {
+            break;
+        }
+        assert!(books.now <= began + bound, "coming back for ever");
     }
-    books.pass(Duration::from_secs(8));
-    assert_eq!(books.said.len(), 2, "{:?}", books.said);
-    books.pass(Duration::from_secs(8));
-    assert_eq!(books.said.last(), Some(&(2, FailureKind::ProberSilent.into())));
+
+    let mut books = Fixture::new(1, Detail::Ends, (0..1_000).map(|slot| (N1, slot)));
+    books.orders.close();
+    books.comes(N1, 1);
+    books.sent();
+    let (began, bound) = (books.now, longest(&books.orders.probes, 1_000).expect("a bound") + DELIVER);
+    for place in 0..1_000 {
+        books.pass(Duration::from_secs(11));
+        assert_eq!(books.says(N1, 1, &[end(place, 1, 1)]), Ok(()));
+        if books.now >= began + bound {
+            break;
+        }
+    }
+    books.sent();
+    assert_eq!(books.said.len(), 1_000);
+    assert!(books.said.iter().any(|(_, word)| *word == FailureKind::ProberSilent.into()));
+}
+
+#[test]
+fn a_name_that_resolves_after_the_time_of_an_agent_that_is_away_has_an_end() {
+    let mut books = Fixture::new(1, Detail::Ends, [(N1, 0)]);
+    books.sent();
+    books.pass(DELIVER);
+    assert_eq!(books.said, [(0, FailureKind::ProberAway.into())]);
+    books.orders.add(N1, 1, books.now);
+    books.pass(DELIVER / 2);
+    assert_eq!(books.said.len(), 1, "it is waited for anew");
+    books.pass(DELIVER / 2);
+    assert_eq!(books.said[1..], [(1, FailureKind::ProberAway.into())]);
+    books.orders.add(N1, 2, books.now);
+    books.orders.close();
+    books.comes(N1, 1);
+    assert_eq!(books.sent(), [(N1, vec![2], true)]);
+}
+
+#[test]
+fn an_agent_has_no_more_targets_at_a_time_than_it_takes() {
+    let most = u32::try_from(limits::AGENT_PROBES_MAX).expect("small");
+    let mut books = Fixture::new(1, Detail::Ends, (0..most + 5).map(|slot| (N1, slot)));
+    books.orders.close();
+    books.comes(N1, 1);
+    let given = |sent: Vec<(AgentId, Vec<u32>, bool)>| {
+        let last = sent.last().is_some_and(|(_, _, last)| *last);
+        (sent.iter().map(|(_, slots, _)| slots.len()).sum::<usize>(), last)
+    };
+    assert_eq!(given(books.sent()), (most as usize, false));
+    let ends = |places: std::ops::Range<u32>| places.map(|place| end(place, 1, 1)).collect::<Vec<_>>();
+    assert_eq!(books.says(N1, 1, &ends(0..10)), Ok(()));
+    assert!(!books.orders.is_stirred(), "few are left for one message");
+    assert_eq!(books.says(N1, 1, &ends(10..1_024)), Ok(()));
+    assert!(books.orders.is_stirred());
+    assert_eq!(given(books.sent()), (5, true));
+    assert_eq!(books.says(N1, 1, &ends(1_024..most + 5)), Ok(()));
+    assert_eq!(books.said.len(), most as usize + 5);
+    assert_eq!(books.sent(), []);
 }
 
 proptest! {

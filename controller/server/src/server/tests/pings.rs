@@ -50,6 +50,15 @@ async fn an_agent_echoes_and_says_what_it_saw_and_a_lie_ends_its_session() {
 
     let _second = look(&controller, &machine);
     talk.say(FromAgent::Probed { sweep: 7, findings: Vec::new() }).await;
+    let sweep = loop {
+        match talk.next().await {
+            Some(ToAgent::Echo(_)) => {}
+            Some(ToAgent::Probe(order)) => break order.sweep,
+            other => panic!("of what it does not know it may be late to speak: {other:?}"),
+        }
+    };
+    let findings = vec![Finding::End { place: 1, tally: Tally::default(), failure: Some(Failure::NO_REPLY) }];
+    talk.say(FromAgent::Probed { sweep, findings }).await;
     while talk.next().await.is_some() {}
     let counted = |report| controller.stats.reports.iter().find(|(kind, _)| *kind == report).map(|(_, count)| count);
     assert_eq!(counted(Report::Probe), Some(1));
