@@ -123,13 +123,11 @@ proptest! {
 fn what_an_agent_cannot_have_seen_is_refused() {
     let rtt = wire::Rtt::default();
     let good = wire::Tally { sent: 2, received: 1, rtt: Some(rtt), ..wire::Tally::default() };
-    assert!(Tally::try_from(good.clone()).is_ok());
-    for bad in [
-        wire::Tally { received: 3, ..good.clone() },
-        wire::Tally { received: 0, ..good.clone() },
-        wire::Tally { rtt: None, ..good },
-    ] {
-        assert!(Tally::try_from(bad.clone()).is_err(), "{bad:?}");
+    assert!(Tally::try_from(good).is_ok());
+    for bad in
+        [wire::Tally { received: 3, ..good }, wire::Tally { received: 0, ..good }, wire::Tally { rtt: None, ..good }]
+    {
+        assert!(Tally::try_from(bad).is_err(), "{bad:?}");
     }
     let failure = wire::ProbeFailure { kind: 0, from: Bytes::new() };
     assert!(Failure::try_from(failure.clone()).is_ok());
