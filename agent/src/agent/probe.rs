@@ -36,7 +36,7 @@ const SWEEPS_MAX: usize = 1024;
 /// Sweeps beyond those in which more may be ordered. Of more than that the places are counted wrong, which a controller
 /// that orders them will take for a lie.
 const TURNED_AWAY_MAX: usize = 1 << 16;
-/// Places of all sweeps that have not ended, under way or not: what is kept of them takes some 20 MiB.
+/// Places of all sweeps that have not ended, under way or not: what is kept of them takes some 30 MiB.
 const PLACES_MAX: usize = PING_TARGETS_MAX;
 /// Findings in a message: it stays as small as a full frame of output.
 const FINDINGS: usize = PROBES_PER_MESSAGE_MAX / 2;

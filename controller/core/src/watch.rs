@@ -137,7 +137,7 @@ impl Watch {
             known: seat.known.clone(),
             told_down: seat.told_down,
         };
-        let empty = self.seats.iter().all(|seat| seat.found == Found::default());
+        let empty = self.seats.iter().all(|seat| seat.found == Found::default() && seat.kept == 0);
         let pairs = || self.names.iter().zip(&self.seats).map(pair).collect();
         (!empty).then(|| Interval { start: self.start, pairs: pairs() })
     }
