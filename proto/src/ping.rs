@@ -135,7 +135,9 @@ impl PingSpec {
         option("-c", count.filter(|_| count != usual.count).map(|count| count.to_string()));
         option("-p", (period != usual.period).then(|| span(period)));
         option("--timeout", (timeout != usual.timeout).then(|| span(timeout)));
-        option("-r", (retries != usual.retries).then(|| retries.to_string()));
+        // As the command line takes it: a lost one of several counts as lost.
+        let usual_retries = u32::from(count == usual.count);
+        option("-r", (retries != usual_retries).then(|| retries.to_string()));
         option("--size", (size != usual.size).then(|| size.to_string()));
         option("--ttl", ttl.map(|ttl| ttl.to_string()));
         option("--tos", (tos != 0).then(|| tos.to_string()));
