@@ -117,6 +117,10 @@ pub const AGENT_PROBE_RATE: u32 = 500;
 pub const PROBES_PER_MESSAGE_MAX: usize = 1_024;
 /// Addresses under way at one agent.
 pub const AGENT_PROBES_MAX: usize = 16_384;
+/// An agent that looks says something of each sweep so often, were it nothing.
+pub const PROBING_INTERVAL: Duration = Duration::from_secs(5);
+/// An agent that was to look and says nothing for so long is silent: several of its intervals.
+pub const PROBING_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Probes to one target, where they are counted.
 pub const PROBE_COUNT_MAX: u32 = 1_000_000;
 /// Between two probes to one target, as `ping` has it for everybody but root.

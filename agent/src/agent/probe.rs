@@ -13,7 +13,7 @@ mod basket;
 use crate::policy::ProbePolicy;
 use basket::Basket;
 use muster_probe::{Aim, Allowance, Settings};
-use muster_proto::limits::{AGENT_PROBES_MAX, PING_TARGETS_MAX, PROBES_PER_MESSAGE_MAX};
+use muster_proto::limits::{AGENT_PROBES_MAX, PING_TARGETS_MAX, PROBES_PER_MESSAGE_MAX, PROBING_INTERVAL};
 use muster_proto::link::{FromAgent, ProbeAim, ProbeOrder};
 use muster_proto::ping::{FailureKind, Finding, Tally};
 use nix::net::if_::if_nametoindex;
@@ -42,8 +42,6 @@ const PLACES_MAX: usize = PING_TARGETS_MAX;
 const FINDINGS: usize = PROBES_PER_MESSAGE_MAX / 2;
 /// How long a finding waits for others. What completes a sweep does not wait.
 const COALESCE: Duration = Duration::from_millis(20);
-/// A sweep with probes under way says at least that, so often: its controller must not take it for dead.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// The sweeps of a session.
 pub(super) struct Sweeps {
@@ -295,7 +293,7 @@ impl Sweep {
 
     /// When its controller must hear of it again, be there news or not.
     fn speaks_at(&self) -> Option<Instant> {
-        (self.under_way() > 0).then(|| self.spoken + SILENCE_MAX)
+        (self.under_way() > 0).then(|| self.spoken + PROBING_INTERVAL)
     }
 
     fn is_to_speak(&self, now: Instant) -> bool {
@@ -412,8 +410,8 @@ mod tests {
         sweeps.sweeps.get_mut(&3).expect("it was ordered").basket = Arc::default();
         sweeps.due = None;
         for _ in 0..3 {
-            assert_eq!(sweeps.due(), Some(now + SILENCE_MAX));
-            now += SILENCE_MAX;
+            assert_eq!(sweeps.due(), Some(now + PROBING_INTERVAL));
+            now += PROBING_INTERVAL;
             assert_eq!(sweeps.next(now), Some(FromAgent::Probed { sweep: 3, findings: vec![] }));
             assert!(!sweeps.is_due(now) && sweeps.next(now).is_none());
         }

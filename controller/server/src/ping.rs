@@ -36,7 +36,7 @@ use tracing::error;
 use work::{Shared, Worker};
 
 /// After its start a controller gives agents so long to come back before it says that one is away.
-const AGENTS_BACK: Duration = Duration::from_mins(1);
+pub(crate) const AGENTS_BACK: Duration = Duration::from_mins(1);
 
 /// Looks at hosts. Clones share the looks at work.
 #[derive(Clone)]

@@ -20,9 +20,9 @@ use bytes::{BufMut as _, Bytes};
 use muster_proto::event::{Event, EventKind, Stream};
 use muster_proto::job::{JobState, Target, TargetList};
 use muster_proto::outcome::{Counts, Outcome, State};
-use muster_proto::ping::PingHost;
+use muster_proto::ping::{PingHost, PingList};
 use muster_proto::time::Timestamp;
-use ping::{PingHostRecord, ReportRecord, SampleRecord};
+use ping::{PingHostRecord, ReportRecord, SampleRecord, nanos};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
@@ -311,7 +311,7 @@ impl Kind {
                 exit_code: outcome.exit_code.map(u32::from),
                 signal: outcome.signal.map(u32::from),
                 reason: outcome.reason.clone(),
-                duration_ns: outcome.duration.map(|span| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)),
+                duration_ns: outcome.duration.map(nanos),
                 ping: outcome.ping.as_deref().map(ReportRecord::of),
             }),
             EventKind::Probed { target, sample } => Self::Probed(SampleRecord::of(*target, sample)),
@@ -415,7 +415,7 @@ pub(crate) fn targets_to_bytes(targets: &TargetList) -> Vec<u8> {
     let record = match targets {
         TargetList::Agents(targets) => TargetsRecord { agents: records(targets), ..TargetsRecord::default() },
         TargetList::Pings(list) => {
-            let (from, to) = ping::pairs_to_numbers(list);
+            let (from, to) = list.to_numbers();
             let hosts = list.hosts().iter().map(PingHostRecord::of).collect();
             TargetsRecord { agents: records(list.vantages()), hosts, from, to }
         }
@@ -431,7 +431,7 @@ pub(crate) fn targets_of(bytes: Bytes) -> Option<TargetList> {
         return Some(TargetList::Agents(agents.into()));
     }
     let hosts = hosts.into_iter().map(PingHostRecord::read).collect::<Option<Vec<PingHost>>>()?;
-    Some(TargetList::Pings(ping::list_of(agents, hosts, from, to)?.into()))
+    Some(TargetList::Pings(PingList::from_numbers(agents, hosts, &from, &to).ok()?.into()))
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

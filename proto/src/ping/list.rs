@@ -187,6 +187,30 @@ impl PingList {
             && self.pairs.iter().all(|pair| pair.from.is_none() && places.next() == Some(pair.to))
     }
 
+    /// The pairs as two lists of numbers, for the wire and the store: who looks, as a place from 1 or 0 for the controller,
+    /// and at which host. Both are empty for a plain list.
+    pub fn to_numbers(&self) -> (Vec<u32>, Vec<u32>) {
+        let pairs = if self.is_plain() { &[] } else { self.pairs() };
+        pairs.iter().map(|pair| (pair.from.map_or(0, |from| from + 1), pair.to)).unzip()
+    }
+
+    /// Reads [`PingList::to_numbers`].
+    pub fn from_numbers(
+        vantages: Vec<Target>,
+        hosts: Vec<PingHost>,
+        from: &[u32],
+        to: &[u32],
+    ) -> Result<Self, ListError> {
+        if from.len() != to.len() {
+            return Err(ListError::Dangling);
+        }
+        if from.is_empty() && vantages.is_empty() {
+            return Self::from_controller(hosts);
+        }
+        let pairs = from.iter().zip(to).map(|(from, to)| Pair { from: from.checked_sub(1), to: *to });
+        Self::new(vantages, hosts, pairs.collect())
+    }
+
     /// Agents that look, in the order in which pairs name them.
     pub fn vantages(&self) -> &[Target] {
         &self.vantages

@@ -40,6 +40,11 @@ pub fn id_of<K>(bytes: &[u8], field: &'static str) -> Result<Id<K>, WireError> {
     bytes.try_into().map_err(|_| WireError::Field(field))
 }
 
+/// An id, or none from no bytes.
+fn some_id_of<K>(bytes: &[u8], field: &'static str) -> Result<Option<Id<K>>, WireError> {
+    if bytes.is_empty() { Ok(None) } else { id_of(bytes, field).map(Some) }
+}
+
 /// A SHA-256 from its 32 bytes.
 pub fn digest_of(bytes: &[u8], field: &'static str) -> Result<[u8; 32], WireError> {
     bytes.try_into().map_err(|_| WireError::Field(field))

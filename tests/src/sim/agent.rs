@@ -30,8 +30,6 @@ const EVENTS: usize = 16;
 const OUTBOX_MAX: usize = 1024;
 /// After its link was cut an agent comes back within this time.
 const FLAP_PAUSE: Duration = Duration::from_millis(500);
-/// How often it says that it still probes.
-const PROBING_EVERY: Duration = Duration::from_secs(5);
 
 /// An agent with all that it remembers.
 pub(super) struct Agent {
@@ -206,7 +204,7 @@ impl Agent {
             ToAgent::Probe(order) => {
                 let answers = &self.shared.settings.answers;
                 self.session.outbox.extend(self.session.sweeps.order(answers, &order, &mut self.random));
-                self.session.probing.get_or_insert_with(|| Instant::now() + PROBING_EVERY);
+                self.session.probing.get_or_insert_with(|| Instant::now() + limits::PROBING_INTERVAL);
             }
             ToAgent::ProbeStop(sweep) => self.session.outbox.extend(self.session.sweeps.stop(sweep)),
             // The link comes back and answers echoes by itself; a second welcome means nothing; nobody asked for the last.
@@ -284,7 +282,7 @@ impl Agent {
     /// Says which sweeps go on.
     fn on_probing(&mut self) {
         let at_work = self.session.sweeps.at_work();
-        self.session.probing = (!at_work.is_empty()).then(|| Instant::now() + PROBING_EVERY);
+        self.session.probing = (!at_work.is_empty()).then(|| Instant::now() + limits::PROBING_INTERVAL);
         self.session.outbox.extend(at_work);
     }
 

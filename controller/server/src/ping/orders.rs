@@ -25,8 +25,6 @@ use std::collections::{BinaryHeap, HashMap};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// An agent with an open order that says nothing for so long is silent. It says something every 5 s, were it nothing.
-const SILENCE: Duration = Duration::from_secs(30);
 /// A whole order may take so much longer than sending and waiting do.
 const MARGIN: Duration = Duration::from_secs(10);
 /// Nor may sending take longer than this, however little the owner of the host allows.
@@ -351,7 +349,7 @@ impl Orders {
         if vantage.order.as_ref().is_none_or(|order| order.open == 0) {
             vantage.deadline = None;
         } else if !self.stopped {
-            self.wait(place, now + SILENCE);
+            self.wait(place, now + limits::PROBING_SILENCE_MAX);
         }
     }
 

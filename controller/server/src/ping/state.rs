@@ -134,12 +134,12 @@ impl State {
     /// It is known where this slot's host is. The aim, if the controller is to look there: aims go to the sweep in the
     /// order in which they come from here.
     pub(super) fn resolved(&mut self, slot: u32, at: &Whereabouts, now: Instant) -> Option<Aim> {
+        let from = self.pair(slot).from;
         let target = &mut self.slots[slot as usize];
         if self.finish_by.is_some() || !target.is_open(Leg::Icmp) {
             return None;
         }
         target.since = now;
-        let from = self.list.pairs()[self.targets[slot as usize] as usize].from;
         let here = from.is_none_or(|from| self.here[from as usize]);
         let address = if here { at.near.map(|aim| aim.address) } else { at.far };
         let vantage = from.and_then(|from| Some(self.list.vantages().get(from as usize)?.agent));

@@ -2,7 +2,7 @@
 
 use super::{Inner, Shared, host_length, length, within};
 use crate::clock;
-use crate::ping::{Look, News, Prober};
+use crate::ping::{AGENTS_BACK, Look, News, Prober};
 use crate::roster::Roster;
 use crate::sessions::Contact;
 use crate::stats::Stats;
@@ -23,8 +23,6 @@ use tracing::{info, warn};
 const RECORD_EVERY: Duration = Duration::from_mins(1);
 /// An agent that is to look may be away for so long before its pairs are unknown in this round.
 const DELIVER: Duration = Duration::from_secs(5);
-/// After its start a controller waits so long for agents to come back before it says that one is away.
-const AGENTS_BACK: Duration = Duration::from_mins(1);
 /// A round may take so much longer than is to be expected, and once it was told to end than its last probe.
 const PATIENCE: Duration = Duration::from_secs(10);
 

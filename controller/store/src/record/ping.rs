@@ -1,7 +1,7 @@
 //! Stored form of pings: samples, reports and lists.
 
 use bytes::Bytes;
-use muster_proto::ping::{Contact, Failure, FailureKind, Pair, PingHost, PingList, PingReport, Sample, Summary, Tally};
+use muster_proto::ping::{Contact, Failure, FailureKind, PingHost, PingReport, Sample, Summary, Tally};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -63,7 +63,8 @@ pub(super) struct PingHostRecord {
     agent: Bytes,
 }
 
-fn nanos(span: Duration) -> u64 {
+/// What does not fit saturates.
+pub(super) fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -167,24 +168,4 @@ impl PingHostRecord {
         let agent = if self.agent.is_empty() { None } else { Some((&self.agent[..]).try_into().ok()?) };
         Some(PingHost { name: self.name.parse().ok()?, agent })
     }
-}
-
-/// Who looks, as a place from 1 or 0 for the controller, and at which host; both empty for a plain list.
-pub(super) fn pairs_to_numbers(list: &PingList) -> (Vec<u32>, Vec<u32>) {
-    let pairs = if list.is_plain() { &[] } else { list.pairs() };
-    pairs.iter().map(|pair| (pair.from.map_or(0, |from| from + 1), pair.to)).unzip()
-}
-
-/// Reads [`pairs_to_numbers`]; `None` is damage.
-pub(super) fn list_of(
-    vantages: Vec<muster_proto::job::Target>,
-    hosts: Vec<PingHost>,
-    from: Vec<u32>,
-    to: Vec<u32>,
-) -> Option<PingList> {
-    if from.is_empty() {
-        return PingList::from_controller(hosts).ok();
-    }
-    let pairs = from.into_iter().zip(to).map(|(from, to)| Pair { from: from.checked_sub(1), to });
-    PingList::new(vantages, hosts, pairs.collect()).ok()
 }

@@ -1,7 +1,7 @@
 //! Signed payloads, targets, job summaries.
 
 use super::ping::some_name;
-use super::{WireError, bytes_of, digest_of, id_of, millis, parsed, present};
+use super::{WireError, bytes_of, digest_of, id_of, millis, parsed, present, some_id_of};
 use crate::command::{BlobRef, Command, EnvVar, OutputLimit, Program};
 use crate::job::{JobHost, JobSpec, JobState, JobSummary, Phase, SignedJob, Target, TargetsDigest, Work};
 use crate::limits;
@@ -272,7 +272,7 @@ impl TryFrom<wire::JobHost> for JobHost {
     fn try_from(host: wire::JobHost) -> Result<Self, WireError> {
         Ok(Self {
             name: TargetName { from: some_name(&host.from)?, host: parsed(&host.name, "name")? },
-            agent: if host.agent.is_empty() { None } else { Some(id_of(&host.agent, "agent")?) },
+            agent: some_id_of(&host.agent, "agent")?,
             phase: phase_of(&host.phase)?,
             outcome: host.outcome.map(TryInto::try_into).transpose()?,
             connected: host.connected,

@@ -1,13 +1,13 @@
 //! Pings: what is asked, lists, probes on the link, reports, schedules.
 
-use super::{WireError, bytes_of, id_of, nanos, parsed, present};
+use super::{WireError, bytes_of, id_of, nanos, parsed, present, some_id_of};
 use crate::job::Target;
 use crate::limits;
 use crate::link::{ProbeAim, ProbeOrder};
 use crate::outcome::Outcome;
 use crate::ping::{
-    Contact, Detail, Failure, FailureKind, Family, Finding, Pair, PingHost, PingList, PingReport, PingSpec, Probes,
-    Sample, Summary, Tally, Way,
+    Contact, Detail, Failure, FailureKind, Family, Finding, PingHost, PingList, PingReport, PingSpec, Probes, Sample,
+    Summary, Tally, Way,
 };
 use crate::text;
 use crate::wire::{self, probe_finding};
@@ -146,12 +146,12 @@ impl From<&PingList> for wire::PingList {
             name: host.name.to_string(),
             agent: host.agent.map(|agent| bytes_of(agent.as_bytes())).unwrap_or_default(),
         };
-        let pairs = if list.is_plain() { &[] } else { list.pairs() };
+        let (from, to) = list.to_numbers();
         Self {
             vantages: list.vantages().iter().map(target_to_wire).collect(),
             hosts: list.hosts().iter().map(host).collect(),
-            from: pairs.iter().map(|pair| pair.from.map_or(0, |from| from + 1)).collect(),
-            to: pairs.iter().map(|pair| pair.to).collect(),
+            from,
+            to,
         }
     }
 }
@@ -160,24 +160,15 @@ impl TryFrom<wire::PingList> for PingList {
     type Error = WireError;
 
     fn try_from(list: wire::PingList) -> Result<Self, WireError> {
-        let invalid = |_| WireError::Field("pings");
         let host = |host: wire::PingHost| {
-            let agent = if host.agent.is_empty() { None } else { Some(id_of(&host.agent, "agent")?) };
-            Ok(PingHost { name: parsed(&host.name, "host")?, agent })
+            Ok(PingHost { name: parsed(&host.name, "host")?, agent: some_id_of(&host.agent, "agent")? })
         };
         let vantage = |target: wire::AgentTarget| {
             Ok(Target { agent: id_of(&target.agent, "agent")?, name: parsed(&target.name, "name")? })
         };
         let hosts = list.hosts.into_iter().map(host).collect::<Result<_, WireError>>()?;
-        let vantages: Vec<Target> = list.vantages.into_iter().map(vantage).collect::<Result<_, WireError>>()?;
-        if list.from.len() != list.to.len() {
-            return Err(WireError::Field("pings"));
-        }
-        if list.from.is_empty() && vantages.is_empty() {
-            return Self::from_controller(hosts).map_err(invalid);
-        }
-        let pairs = list.from.into_iter().zip(list.to).map(|(from, to)| Pair { from: from.checked_sub(1), to });
-        Self::new(vantages, hosts, pairs.collect()).map_err(invalid)
+        let vantages = list.vantages.into_iter().map(vantage).collect::<Result<_, WireError>>()?;
+        Self::from_numbers(vantages, hosts, &list.from, &list.to).map_err(|_| WireError::Field("pings"))
     }
 }
 

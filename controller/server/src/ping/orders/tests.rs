@@ -152,7 +152,7 @@ fn who_never_comes_and_who_never_speaks_end_differently_and_the_endless_go_on() 
     books.orders.close();
     books.comes(N1, 1);
     books.sent();
-    books.pass(SILENCE.max(DELIVER));
+    books.pass(limits::PROBING_SILENCE_MAX.max(DELIVER));
     assert_eq!(books.said, [(0, FailureKind::ProberSilent.into()), (1, FailureKind::ProberAway.into())]);
     assert_eq!(books.says(N1, 1, &[end(0, 1, 1)]), Ok(()), "late, and no lie");
     assert_eq!(books.said.len(), 2);
@@ -176,7 +176,7 @@ fn an_agent_that_keeps_its_owners_rate_is_not_given_up() {
     books.sent();
     books.live(N1, 1, Duration::from_secs(495));
     assert_eq!(books.said, []);
-    books.pass(SILENCE);
+    books.pass(limits::PROBING_SILENCE_MAX);
     assert_eq!(books.said.len(), 5);
 }
 
