@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The figures we hold ourselves to: release builds, controller and agents on this machine, mutual TLS on.
 # Prints one JSON object a figure, and writes docs/benchmarks.md when all were measured. For a part: `tests/bench.sh agents`
-# (real ones), `tests/bench.sh output`, `tests/bench.sh ping` or `tests/bench.sh sim` (simulated ones).
+# (real ones), `tests/bench.sh output`, `tests/bench.sh ping`, `tests/bench.sh sim` (simulated ones) or `tests/bench.sh
+# targets` (the language, in one process).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -149,6 +150,22 @@ no_op() {
     figure "controller CPU of that, a target" us "<= 60" "/proc/PID/stat" <"$cpu_us"
 }
 
+# What waves cost while every host answers at once: each run is compared with one without waves just before it.
+waves() {
+    local began plain all=(muster run -w all --yes=$AGENTS --wait all -o jsonl)
+    for _ in $(seq 7); do
+        began=$(micros)
+        "${all[@]}" -- true 2>/dev/null >/dev/null
+        plain=$(($(micros) - began))
+        sleep 1
+        began=$(micros)
+        "${all[@]}" --waves 1,5%,25%,100% -- true 2>/dev/null >/dev/null
+        echo $(($(micros) - began - plain))
+        sleep 1
+    done | awk '{ print $1 / 1e6 }' |
+        figure "the same in 4 waves: over no waves" s "<= 0.2" "muster run -w all --waves 1,5%,25%,100% ... -- true"
+}
+
 # How fast ends are stored while many jobs are at work; nobody follows them.
 sustained() {
     local tasks=$((AGENTS * SUSTAINED_JOBS)) done_before cpu_before sim_before began took submits=()
@@ -225,6 +242,7 @@ of_sim() {
     row "idle controller with $AGENTS agents: of one core" "$(calc "($(cpu "$CONTROLLER") - $before) / 300" 2)" % "<= 2" 1 \
         "/proc/PID/stat over 30 s"
     no_op
+    waves
     sustained
     row "simulator memory, an agent" "$(calc "$(memory "$SIM" VmRSS) / $AGENTS")" KiB "-" $AGENTS "/proc/PID/status"
     end "$SIM"
@@ -321,6 +339,36 @@ of_ping() {
 
 # --- All of it --------------------------------------------------------------------------------------------------------
 
+# --- The target language ----------------------------------------------------------------------------------------------
+
+of_targets() {
+    local names='rack[0-499]node[000-199]' range='web[00001-10000]'
+    targets >"$WORK/measured"
+    measured() { awk -v name="$1" '$1 == name { print $2 * 1000 }' "$WORK/measured" | figure "$2" ms "$3" "$4"; }
+    measured resolve "parse and resolve over $AGENTS agents" "<= 20" "$range and env=prod and not rack=7"
+    measured facts "the same, by facts and a network" "<= 20" "os.version>=12 and cpus>=4 and kernel~amd64$ and 10.0.0.0/9"
+    measured regexes "the same, 16 regular expressions" "<= 1000" "name~..."
+    measured fold "fold 100000 names" "<= 200" "$names"
+    measured expand "expand them" "-" "$names"
+    if command -v nodeset >/dev/null; then
+        # Its interpreter's start is in them, as it is for who types it.
+        nodeset -e "$names" | tr ' ' '\n' >"$WORK/names"
+        taken() {
+            local what=$1 began
+            shift
+            for _ in 1 2 3 4 5; do
+                began=$(micros)
+                "$@" <"$WORK/names" >/dev/null
+                calc "($(micros) - $began) / 1000"
+                echo
+            done | figure "beside it, $what" ms "-" "$*"
+        }
+        taken "nodeset(1) expands 10000 names" nodeset -e "$range"
+        taken "nodeset(1) folds 100000" nodeset -f
+        taken "nodeset(1) starts" nodeset -e web1
+    fi
+}
+
 page() {
     cat <<EOF
 # Benchmarks
@@ -357,15 +405,19 @@ if [ -n "${INSIDE:-}" ]; then
 fi
 
 part=${1:-all}
-cargo build --release -p muster -p muster-controller
-cargo build --profile agent -p muster-agent
-cargo build --release -p muster-tests --bin muster-sim
+if [ "$part" != targets ]; then
+    cargo build --release -p muster -p muster-controller
+    cargo build --profile agent -p muster-agent
+    cargo build --release -p muster-tests --bin muster-sim
+fi
 target=$(realpath "${CARGO_TARGET_DIR:-target}")
 WORK=$(mktemp -d)
 export WORK ROWS=$WORK/rows BIN=$WORK/bin
 # `muster dev` takes what is beside it.
 mkdir "$BIN"
-cp "$target"/release/{muster,muster-controller,muster-sim} "$target/agent/muster-agent" "$BIN"
+if [ "$part" != targets ]; then
+    cp "$target"/release/{muster,muster-controller,muster-sim} "$target/agent/muster-agent" "$BIN"
+fi
 export PATH="$BIN:$PATH"
 
 if [ "$part" = all ] || [ "$part" = agents ]; then
@@ -385,6 +437,11 @@ if [ "$part" = all ] || [ "$part" = ping ]; then
     cp "$target/release/examples/sweep" "$BIN"
     # Links and addresses of our own, and a raw socket: in a network namespace, as root of a user namespace if need be.
     INSIDE=yes unshare --net --map-root-user "$PWD/tests/bench.sh" ping
+fi
+if [ "$part" = all ] || [ "$part" = targets ]; then
+    cargo build --release -p muster-core --example targets
+    cp "$target/release/examples/targets" "$BIN"
+    of_targets
 fi
 if [ "$part" = all ] || [ "$part" = sim ]; then
     of_sim

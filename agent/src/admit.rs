@@ -1,8 +1,10 @@
 //! The one door for offers. It decides from what it is given, and touches nothing: whatever the controller says, only
-//! what an operator of this cluster signed for this agent, for now, passes.
+//! what an operator of this cluster signed for this agent, for now, and in the signed order, passes.
+
+mod past;
 
 use muster_proto::command::Command;
-use muster_proto::id::AgentId;
+use muster_proto::id::{AgentId, Attempt};
 use muster_proto::job::JobSpec;
 use muster_proto::limits::CLOCK_SKEW_MAX;
 use muster_proto::link::{Offer, RejectKind};
@@ -10,6 +12,7 @@ use muster_proto::merkle;
 use muster_proto::name::HostName;
 use muster_proto::seal::OperatorTrust;
 use muster_proto::time::Timestamp;
+pub use past::{Past, Stand};
 use sha2::{Digest as _, Sha256};
 
 /// What an offer is measured by.
@@ -33,17 +36,6 @@ pub enum Users {
     All,
     /// It runs as this ordinary user.
     Own(String),
-}
-
-/// What the journal knows of an offered task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Memory {
-    /// Nothing.
-    None,
-    /// It came with this payload (SHA-256).
-    Offered([u8; 32]),
-    /// It never came, and was refused for ever.
-    Tombstone,
 }
 
 /// The offer may go on.
@@ -73,43 +65,52 @@ pub struct Refusal {
 
 impl Door {
     /// Lets an offer in, or says why not.
-    pub fn admit(&self, offer: &Offer, memory: Memory, now: Timestamp) -> Result<Admission, Refusal> {
+    pub fn admit(&self, offer: &Offer, past: &Past, now: Timestamp) -> Result<Admission, Refusal> {
         let payload: [u8; 32] = Sha256::digest(&offer.job.payload).into();
+        let known = past.tasks.contains_key(&offer.task.attempt);
         // The same bytes were verified when they first came.
-        if memory == Memory::Offered(payload) {
+        if known && past.payload == Some(payload) {
             return Ok(Admission::Known);
         }
-        let refused = |reason: String| Refusal { kind: RejectKind::Refused, reason, start_before: None };
         let spec = self.operators.open(&offer.job).map_err(|error| refused(error.to_string()))?;
-        match memory {
-            Memory::None => {}
-            Memory::Tombstone => return Ok(Admission::Known),
-            Memory::Offered(_) => {
-                return Err(refused("conflict: this task is known with another payload; submit a new job".to_owned()));
-            }
+        if past.payload.is_some_and(|known| known != payload) {
+            return Err(refused("conflict: this job is known with another payload; submit a new job".to_owned()));
         }
-        self.check(&spec, offer, now)?;
+        if known {
+            return Ok(Admission::Known);
+        }
+        self.check(&spec, offer, past, now)?;
         Ok(Admission::Run { spec: Box::new(spec), payload })
     }
 
-    /// All that is this agent's own to check in an offer whose signature is good: that it is a command, as it was signed,
-    /// for this agent, for now. Returns the command.
-    pub fn check<'a>(&self, spec: &'a JobSpec, offer: &Offer, now: Timestamp) -> Result<&'a Command, Refusal> {
-        let refused = |reason: String| Refusal { kind: RejectKind::Refused, reason, start_before: None };
-        let Some(command) = spec.work.command() else {
-            return Err(refused("this agent runs commands only; a ping is not offered as a task".to_owned()));
+    /// All that is this agent's own to check in an offer whose signature is good, and which it does not know: that it is a
+    /// command, as it was signed, for this agent, for now, in its turn. Returns the command.
+    pub fn check<'a>(
+        &self,
+        spec: &'a JobSpec,
+        offer: &Offer,
+        past: &Past,
+        now: Timestamp,
+    ) -> Result<&'a Command, Refusal> {
+        let attempt = offer.task.attempt;
+        let Some(command) = spec.command_of(attempt) else {
+            let what = if attempt == Attempt::GATE { "the job has no gate" } else { "the job is no command" };
+            return Err(refused(format!("not as signed: {what}")));
         };
         if offer.task.job != spec.job {
-            return Err(refused("the offer names another job than the one that was signed".to_owned()));
+            return Err(refused("not as signed: the offer names another job".to_owned()));
         }
-        if offer.task.attempt == 0 || offer.task.attempt > spec.attempts_max {
-            return Err(refused("the operator signed fewer attempts than this".to_owned()));
+        let most = spec.rollout.attempts_max();
+        if attempt > Attempt(most) {
+            return Err(refused(format!("not as signed: attempt {attempt} of at most {most} attempts")));
         }
         let leaf = merkle::leaf(self.agent, &self.name);
         if !merkle::verify(&spec.targets.root, spec.targets.count, offer.task.target, leaf, &offer.proof) {
             return Err(refused(format!("{} is not in the list of targets that was signed", self.name)));
         }
-        self.check_times(spec, offer, now)
+        past.allows(&spec.rollout, attempt)
+            .map_err(|error| refused(error.to_string()))
+            .and_then(|()| self.check_times(spec, offer, now))
             .and_then(|()| self.check_user(command))
             .map(|()| command)
             .map_err(|refusal| Refusal { start_before: Some(spec.start_before), ..refusal })
@@ -159,14 +160,21 @@ impl Door {
     }
 }
 
+/// Nothing of the offer is good enough to be remembered.
+const fn refused(reason: String) -> Refusal {
+    Refusal { kind: RejectKind::Refused, reason, start_before: None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use muster_proto::command::Program;
+    use muster_proto::command::{OutputLimit, Program};
     use muster_proto::id::{ClusterId, JobId, TaskId};
     use muster_proto::job::{SignedJob, Target, TargetsDigest, Work, target_tree};
     use muster_proto::name::{Peer, PeerName};
+    use muster_proto::outcome::State;
     use muster_proto::ping::{Detail, Family, PingSpec, Probes, Way};
+    use muster_proto::rollout::Rollout;
     use muster_proto::seal::Signer;
     use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
     use std::time::Duration;
@@ -213,8 +221,8 @@ mod tests {
             start_before: NOW + Duration::from_hours(1),
             deliver: Duration::from_secs(30),
             targets: TargetsDigest { root, count: 5 },
-            attempts_max: 1,
-            concurrency: None,
+            rollout: Rollout::default(),
+            rerun_of: None,
             work: Work::Command(Command::new(Program::Argv(vec![b"true".to_vec()]))),
         }
     }
@@ -223,7 +231,7 @@ mod tests {
     fn offer(job: SignedJob) -> Offer {
         let targets: Vec<_> = (0..5).map(target).collect();
         let proof = target_tree(&targets).and_then(|tree| tree.proof(3)).expect("a proof");
-        let task = TaskId { job: JobId::from_bytes([7; 16]), target: 3, attempt: 1 };
+        let task = TaskId { job: JobId::from_bytes([7; 16]), target: 3, attempt: Attempt::FIRST };
         Offer { task, job, proof, ttl: Duration::from_secs(30) }
     }
 
@@ -234,7 +242,7 @@ mod tests {
     }
 
     fn refusal(door: &Door, offer: &Offer) -> Refusal {
-        door.admit(offer, Memory::None, NOW).expect_err("a refusal")
+        door.admit(offer, &Past::default(), NOW).expect_err("a refusal")
     }
 
     #[test]
@@ -242,14 +250,21 @@ mod tests {
         let operators = operators(CLUSTER);
         let door = door(&operators);
         let offer = offer(operators.signer.sign(&spec()));
-        let Ok(Admission::Run { spec: admitted, payload }) = door.admit(&offer, Memory::None, NOW) else {
+        let Ok(Admission::Run { spec: admitted, payload }) = door.admit(&offer, &Past::default(), NOW) else {
             panic!("a good offer");
         };
         assert_eq!(*admitted, spec());
-        assert!(matches!(door.admit(&offer, Memory::Offered(payload), NOW), Ok(Admission::Known)));
-        assert!(matches!(door.admit(&offer, Memory::Tombstone, NOW), Ok(Admission::Known)));
-        let conflict = door.admit(&offer, Memory::Offered([0; 32]), NOW).expect_err("a conflict");
-        assert!(conflict.reason.starts_with("conflict"), "{conflict:?}");
+        let past = |payload, known: &[Attempt]| Past {
+            payload,
+            tasks: known.iter().map(|attempt| (*attempt, Stand::Open)).collect(),
+        };
+        let task = [Attempt::FIRST];
+        assert!(matches!(door.admit(&offer, &past(Some(payload), &task), NOW), Ok(Admission::Known)));
+        assert!(matches!(door.admit(&offer, &past(None, &task), NOW), Ok(Admission::Known)));
+        for known in [&task[..], &[]] {
+            let conflict = door.admit(&offer, &past(Some([0; 32]), known), NOW).expect_err("a conflict");
+            assert!(conflict.reason.starts_with("conflict"), "{conflict:?}");
+        }
     }
 
     #[test]
@@ -306,9 +321,31 @@ mod tests {
         let good = offer(operators.signer.sign(&spec()));
         let job = TaskId { job: JobId::from_bytes([8; 16]), ..good.task };
         assert!(refusal(&door, &Offer { task: job, ..good.clone() }).reason.contains("another job"));
-        for attempt in [0, 2] {
+        for (attempt, told) in [(Attempt::GATE, "no gate"), (Attempt(2), "attempt 2 of at most 1")] {
             let task = TaskId { attempt, ..good.task };
-            assert!(refusal(&door, &Offer { task, ..good.clone() }).reason.contains("attempts"));
+            let refusal = refusal(&door, &Offer { task, ..good.clone() });
+            assert!(refusal.reason.contains(told) && refusal.start_before.is_none(), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn an_attempt_and_a_gate_come_in_their_turn_or_are_refused_for_good() {
+        let operators = operators(CLUSTER);
+        let door = door(&operators);
+        let gate = Command { output: OutputLimit::GATE, ..Command::new(Program::Shell(b"exit 0".to_vec())) };
+        let rollout = Rollout { retry_failed: 1, waves: vec![1], gate: Some(gate.clone()), ..Rollout::default() };
+        let spec = JobSpec { rollout, ..spec() };
+        let good = offer(operators.signer.sign(&spec));
+        let past = |stand| Past { tasks: [(Attempt::FIRST, stand)].into(), ..Past::default() };
+        let at = |attempt| Offer { task: TaskId { attempt, ..good.task }, ..good.clone() };
+        let check = |attempt, past: &Past| door.check(&spec, &at(attempt), past, NOW).cloned();
+        let failed = past(Stand::Over(State::Failed));
+        assert_eq!(check(Attempt::GATE, &failed), Ok(gate));
+        assert_eq!(check(Attempt(2), &failed).as_ref(), Ok(spec.work.command().expect("a command")));
+        for attempt in [Attempt::GATE, Attempt(2)] {
+            let early = check(attempt, &past(Stand::Open)).expect_err("too early");
+            assert!(early.reason.starts_with("not as signed: attempt 1 has not ended"), "{early:?}");
+            assert_eq!((early.kind, early.start_before), (RejectKind::Refused, Some(spec.start_before)));
         }
     }
 
@@ -319,7 +356,7 @@ mod tests {
         let offer = offer(operators.signer.sign(&JobSpec { work: Work::Ping(ping), ..spec() }));
         let refusal = refusal(&door(&operators), &offer);
         assert_eq!(refusal.kind, RejectKind::Refused);
-        assert_eq!(refusal.reason, "this agent runs commands only; a ping is not offered as a task");
+        assert_eq!(refusal.reason, "not as signed: the job is no command");
     }
 
     #[test]
@@ -327,7 +364,7 @@ mod tests {
         let operators = operators(CLUSTER);
         let door = door(&operators);
         let good = offer(operators.signer.sign(&spec()));
-        let at = |now| door.admit(&good, Memory::None, now);
+        let at = |now| door.admit(&good, &Past::default(), now);
         let deadline = spec().start_before + CLOCK_SKEW_MAX;
         assert!(at(deadline).is_ok());
         let late = at(deadline + Duration::from_millis(1)).expect_err("late");
@@ -338,7 +375,7 @@ mod tests {
         assert!(at(Timestamp::from_millis(NOW.as_millis() - 120_000)).is_ok());
 
         let none =
-            door.admit(&Offer { ttl: Duration::ZERO, ..good.clone() }, Memory::None, NOW).expect_err("no window");
+            door.admit(&Offer { ttl: Duration::ZERO, ..good.clone() }, &Past::default(), NOW).expect_err("no window");
         assert_eq!(none.kind, RejectKind::Expired);
         let younger = Door { born_at: NOW + Duration::from_millis(1), ..self::door(&operators) };
         assert!(refusal(&younger, &good).reason.starts_with("journal_reset"));
@@ -354,8 +391,8 @@ mod tests {
         assert!(reason.starts_with("cannot become \"bob\": this agent does not run as root"), "{reason}");
         assert!(reason.contains("leave out --run-as"), "{reason}");
         let bob = Door { users: Users::Own("bob".to_owned()), ..door(&operators) };
-        assert!(bob.admit(&offer, Memory::None, NOW).is_ok(), "it is what it is");
+        assert!(bob.admit(&offer, &Past::default(), NOW).is_ok(), "it is what it is");
         let root = Door { users: Users::All, ..door(&operators) };
-        assert!(root.admit(&offer, Memory::None, NOW).is_ok());
+        assert!(root.admit(&offer, &Past::default(), NOW).is_ok());
     }
 }

@@ -8,6 +8,7 @@
 //!     doorbell ──────┘   └──▶ journal, spool,             bury.rs     what was lost
 //!                             supervisors                 recover.rs  what an earlier start left
 //!     probe threads ──▶ probe.rs                          ship.rs     one task's way to the controller
+//!                                                         past.rs     what is known of a job already
 //!                                                         blobs.rs    bytes that travel beside a job
 //! ```
 //!
@@ -15,6 +16,7 @@
 
 mod blobs;
 mod bury;
+mod past;
 mod probe;
 mod recover;
 mod refuse;
@@ -24,7 +26,7 @@ mod standing;
 mod work;
 
 use crate::admit::{Door, Users};
-use crate::clock::{Clock, Offset, Reading};
+use crate::clock::{Clock, Offset, PULSE, Reading};
 use crate::facts;
 use crate::identity::{Identity, IdentityError, Next};
 use crate::journal::{Journal, JournalError};
@@ -201,7 +203,9 @@ impl Agent {
             let room = self.pump();
             let (expiry, renewal) = (self.next_expiry(now), self.next_renewal(now));
             let findings = self.sweeps.due().filter(|_| room.is_none());
-            let alarm = expiry.into_iter().chain(renewal).chain(self.next_nonce()).chain(findings).min();
+            let pulse = Instant::now() + PULSE;
+            let alarm =
+                expiry.into_iter().chain(renewal).chain(self.next_nonce()).chain(findings).fold(pulse, Instant::min);
             let second_look = self.second_look;
             tokio::select! {
                 () = &mut shutdown => break,
@@ -219,7 +223,7 @@ impl Agent {
                 (id, result) = self.burials.next() => self.on_burial(id, result),
                 () = self.sweeps.stirred() => self.sweeps.stir(Instant::now()),
                 // Windows, renewal, nonce and findings are looked at above.
-                () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
+                () = sleep_until(alarm) => {}
                 () = sleep_until(second_look.unwrap_or_else(Instant::now)), if second_look.is_some() => self.look_again(),
             }
         }

@@ -11,6 +11,9 @@ use std::time::{Duration, SystemTime};
 /// Clocks that part by more than this between two looks were set, or the host stood still.
 const LEAP: Duration = Duration::from_secs(5);
 
+/// An agent looks at its clocks at least this often, so that it can tell when it stood still itself.
+pub(crate) const PULSE: Duration = Duration::from_secs(5);
+
 /// The clocks of this host.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
@@ -57,6 +60,11 @@ fn since_start(clock: ClockId) -> Duration {
 }
 
 impl Reading {
+    /// Somebody who looks every [`PULSE`] has not looked for longer: stopped by a signal, a freezer or a disk.
+    pub fn stood_still_since(&self, earlier: &Self) -> bool {
+        self.uptime.saturating_sub(earlier.uptime) > PULSE + LEAP
+    }
+
     /// The wall was set since the earlier reading, or the host was suspended, or is a copy that was set going.
     pub fn leapt_since(&self, earlier: &Self) -> bool {
         let passed = self.uptime.saturating_sub(earlier.uptime);
@@ -157,6 +165,7 @@ mod tests {
             for (set_by, leapt) in [(0, false), (5_000, false), (-5_000, false), (5_001, true), (-5_001, true)] {
                 assert_eq!(later(span, set_by).leapt_since(&START), leapt, "{hour} h, {set_by} ms");
             }
+            assert_eq!(later(span, 0).stood_still_since(&START), hour > 0, "{hour} h");
             let slept = Reading { awake: START.awake, ..later(Duration::from_secs(6), 0) };
             assert!(slept.leapt_since(&START));
         }

@@ -2,10 +2,9 @@
 //! the start. [`Policy::parse`] is a small and strict reader of TOML: what it does not understand it refuses, with the
 //! line and what to do, because a limit that is misread is none.
 
-mod network;
 mod reader;
 
-pub use network::{Network, ParseNetworkError};
+pub use muster_proto::network::{Network, ParseNetworkError};
 pub use reader::Mistake;
 
 use muster_proto::limits;

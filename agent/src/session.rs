@@ -371,11 +371,11 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use muster_proto::event::Stream as OutputStream;
-    use muster_proto::id::{JobId, TaskId};
+    use muster_proto::id::{Attempt, JobId, TaskId};
     use muster_proto::link::{Frame, FrameBody};
     use muster_proto::outcome::{End, EndKind};
 
-    const TASK: TaskId = TaskId { job: JobId::from_bytes([1; 16]), target: 0, attempt: 1 };
+    const TASK: TaskId = TaskId { job: JobId::from_bytes([1; 16]), target: 0, attempt: Attempt::FIRST };
 
     fn report(report: TaskReport) -> FromAgent {
         FromAgent::Task(TASK, report)

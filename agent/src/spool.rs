@@ -361,7 +361,7 @@ pub enum SpoolError {
 
 fn fill(new: &Path, spec: &TaskSpec, blobs: &Path) -> io::Result<()> {
     let job = JobSpec::decode(&spec.payload).map_err(io::Error::other)?;
-    let command = job.work.command().ok_or_else(|| io::Error::other("the job is no command"))?;
+    let command = job.command_of(spec.task.attempt).ok_or_else(|| io::Error::other("the job has no such task"))?;
     DirBuilder::new().mode(0o700).create(new)?;
     write(&new.join("spec"), &stored::encode_spec(spec, command.output, process::boot_id()?))?;
     write(&new.join("out"), b"")?;

@@ -63,14 +63,13 @@ fn supervise(dir: &TaskDir) -> io::Result<()> {
         return Err(io::Error::other("the order is from before the host's restart"));
     }
     let job = JobSpec::decode(&spec.payload).map_err(io::Error::other)?;
-    let command = job.work.command().ok_or_else(|| io::Error::other("the job is no command"))?;
+    let command = job.command_of(spec.task.attempt).ok_or_else(|| io::Error::other("the job has no such task"))?;
     let wake = Wake::new(dir)?;
     if dir.is_cancelled() {
         return dir.write_exit(&nothing_ran(EndKind::Cancelled));
     }
     let family = Family::found(&spec.containment, spec.task)?;
-    let identity =
-        Identity { job: job.job.to_string(), task: spec.task.to_string(), host: spec.host.as_str().to_owned() };
+    let identity = Identity { task: spec.task, host: spec.host };
     let files = dir.path();
     match process::launch(command, &identity, &family, &files.join("stdin"), &files.join("script")) {
         Err(reason) => {

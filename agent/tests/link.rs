@@ -5,6 +5,8 @@ mod again;
 mod fixture;
 #[path = "link/harm.rs"]
 mod harm;
+#[path = "link/order.rs"]
+mod order;
 #[path = "link/probe.rs"]
 mod probe;
 #[path = "link/renew.rs"]

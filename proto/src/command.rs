@@ -116,6 +116,9 @@ pub enum OutputLimit {
 }
 
 impl OutputLimit {
+    /// The most that may be kept of a gate's output.
+    pub const GATE: Self = Self::Kept { head: limits::GATE_OUTPUT_BYTES, tail: limits::GATE_OUTPUT_BYTES };
+
     /// So many bytes: four fifths from the beginning, the rest from the end.
     pub const fn of_bytes(bytes: u64) -> Self {
         let tail = bytes / 5;

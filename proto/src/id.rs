@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 /// An identifier of one kind. Ids of different kinds do not mix.
@@ -118,8 +119,43 @@ pub struct TaskId {
     pub job: JobId,
     /// Place in the job's frozen target list, from 0.
     pub target: u32,
-    /// Which try, from 1.
-    pub attempt: u32,
+    /// Which try, or the gate.
+    pub attempt: Attempt,
+}
+
+/// Which try of a target it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attempt(pub u32);
+
+impl Attempt {
+    /// Not a try of the command, but the gate of the target's wave: it has a task of its own.
+    pub const GATE: Self = Self(0);
+    /// The first try of the command.
+    pub const FIRST: Self = Self(1);
+
+    /// The try after this one.
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// Which try of the command it is, from 1; `None` of the gate.
+    pub const fn number(self) -> Option<u32> {
+        if self.0 == 0 { None } else { Some(self.0) }
+    }
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl TaskId {
+    /// Where the tasks of a job stand among all.
+    pub const fn all_of(job: JobId) -> RangeInclusive<Self> {
+        let first = Self { job, target: 0, attempt: Attempt(0) };
+        RangeInclusive::new(first, Self { job, target: u32::MAX, attempt: Attempt(u32::MAX) })
+    }
 }
 
 impl fmt::Display for TaskId {
@@ -140,7 +176,7 @@ impl FromStr for TaskId {
         let task = Self {
             job: job.parse()?,
             target: target.parse().map_err(|_| ParseIdError)?,
-            attempt: attempt.parse().map_err(|_| ParseIdError)?,
+            attempt: Attempt(attempt.parse().map_err(|_| ParseIdError)?),
         };
         // One text for one task: "+1" and "01" parse as numbers and are no ids.
         if task.to_string() == text { Ok(task) } else { Err(ParseIdError) }

@@ -1,12 +1,13 @@
 //! One request for many hosts, as it is signed.
 
 use crate::command::{BlobRef, Command, CommandError};
-use crate::id::{AgentId, ClusterId, JobId};
+use crate::id::{AgentId, Attempt, ClusterId, JobId};
 use crate::limits;
 use crate::merkle::{self, Hash, Tree};
 use crate::name::{HostName, OperatorName};
 use crate::outcome::{Counts, Outcome};
 use crate::ping::{PingError, PingList, PingSpec, TargetName};
+use crate::rollout::{Rollout, RolloutError};
 use crate::time::Timestamp;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -29,10 +30,10 @@ pub struct JobSpec {
     pub deliver: Duration,
     /// The frozen list, as its root and length.
     pub targets: TargetsDigest,
-    /// Tries a target may have.
-    pub attempts_max: u32,
-    /// Targets at work at a time; `None` is all.
-    pub concurrency: Option<u32>,
+    /// How it goes over the list.
+    pub rollout: Rollout,
+    /// The job that it repeats at some of its targets.
+    pub rerun_of: Option<JobId>,
     /// What is done at each.
     pub work: Work,
 }
@@ -70,14 +71,24 @@ impl Work {
             Self::Ping(spec) => spec.words().into_iter().map(Bytes::from).collect(),
         }
     }
-
-    /// What travels beside the signed job.
-    pub fn blobs(&self) -> impl Iterator<Item = BlobRef> {
-        self.command().into_iter().flat_map(Command::blobs)
-    }
 }
 
 impl JobSpec {
+    /// The program that a task runs: that of the job, or for [`Attempt::GATE`] the gate. `None` if it runs none.
+    pub fn command_of(&self, attempt: Attempt) -> Option<&Command> {
+        if attempt == Attempt::GATE { self.rollout.gate.as_ref() } else { self.work.command() }
+    }
+
+    /// Whether a task of this attempt may come of it: beyond these nobody has signed any.
+    pub fn has(&self, attempt: Attempt) -> bool {
+        self.command_of(attempt).is_some() && attempt <= Attempt(self.rollout.attempts_max())
+    }
+
+    /// What travels beside the signed job, for the command: a gate needs nothing.
+    pub fn blobs(&self) -> impl Iterator<Item = BlobRef> {
+        self.work.command().into_iter().flat_map(Command::blobs)
+    }
+
     /// Refuses times, counts and commands that no agent would take.
     pub fn check(&self) -> Result<(), JobError> {
         if self.start_before <= self.created_at || self.created_at.until(self.start_before) > limits::START_BEFORE_MAX {
@@ -89,8 +100,9 @@ impl JobSpec {
         if self.deliver.is_zero() || self.deliver > limits::START_BEFORE_MAX {
             return Err(JobError::Deliver);
         }
-        if self.attempts_max == 0 || self.concurrency == Some(0) {
-            return Err(JobError::Zero);
+        self.rollout.check()?;
+        if matches!(self.work, Work::Ping(_)) && self.rollout != Rollout::default() {
+            return Err(JobError::PingRollout);
         }
         match &self.work {
             Work::Command(command) => Ok(command.check()?),
@@ -111,9 +123,12 @@ pub enum JobError {
     /// Never infinite.
     #[error("the delivery timeout must be more than 0 and at most {} h", limits::START_BEFORE_MAX.as_secs() / 3600)]
     Deliver,
-    /// No attempt, or nobody at work.
-    #[error("concurrency and attempts must be at least 1")]
-    Zero,
+    /// How it goes over the list.
+    #[error(transparent)]
+    Rollout(#[from] RolloutError),
+    /// A ping looks at all its targets in one go.
+    #[error("a ping has no waves, gates or retries of attempts: leave them out")]
+    PingRollout,
     /// The program.
     #[error(transparent)]
     Command(#[from] CommandError),
@@ -229,6 +244,23 @@ impl JobState {
     }
 }
 
+/// A target that waits for its agent to come back, and for which nobody waits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueuedTask {
+    /// Whose.
+    pub host: HostName,
+    /// Of which job.
+    pub job: JobId,
+    /// [`Work::title`] of what it will do.
+    pub title: String,
+    /// Who signed it.
+    pub operator: OperatorName,
+    /// Since when it waits.
+    pub since: Timestamp,
+    /// When it is given up.
+    pub until: Timestamp,
+}
+
 /// Which jobs a list has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobList {
@@ -247,6 +279,8 @@ pub struct JobSummary {
     pub state: JobState,
     /// Who signed it.
     pub operator: OperatorName,
+    /// The job that it repeats at some of its targets.
+    pub rerun_of: Option<JobId>,
     /// [`Work::title`] of what it does.
     pub title: String,
     /// [`Work::words`] of what it does, up to [`limits::ARGV_LISTED_BYTES_MAX`].
@@ -270,6 +304,10 @@ pub struct JobHost {
     pub agent: Option<AgentId>,
     /// Where it stands on its way.
     pub phase: Phase,
+    /// Which try that is.
+    pub attempt: Attempt,
+    /// It is away, and may come back until then: nobody waits for it.
+    pub queued_until: Option<Timestamp>,
     /// How it ended, once it has.
     pub outcome: Option<Outcome>,
     /// The agent is connected now.

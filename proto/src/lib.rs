@@ -20,10 +20,13 @@ pub mod link;
 pub mod merkle;
 pub mod name;
 pub mod names;
+pub mod network;
 pub mod outcome;
 pub mod ping;
+pub mod rollout;
 #[cfg(feature = "seal")]
 pub mod seal;
+pub mod selection;
 pub mod status;
 pub mod text;
 pub mod time;

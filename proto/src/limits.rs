@@ -92,6 +92,24 @@ pub const AGENT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(25);
 /// A peer that does not answer a keepalive for this long is gone.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Waves of one job.
+pub const WAVES_MAX: usize = 1_000;
+/// Repetitions of an attempt, for each of the two reasons.
+pub const RETRIES_MAX: u32 = 10;
+/// Output kept of a gate, from its beginning and from its end each: enough to see why.
+pub const GATE_OUTPUT_BYTES: u64 = 16 << 10;
+/// Run timeout of a gate unless `--gate-timeout` says otherwise.
+pub const GATE_TIMEOUT_DEFAULT: Duration = Duration::from_mins(1);
+/// The beginning of a script in which danger is looked for.
+pub const SCRIPT_LOOKED_AT_BYTES: usize = 256 << 10;
+
+/// Groups that operators have set.
+pub const GROUPS_MAX: usize = 1_000;
+/// Bytes of what all of them mean: they fit into one answer.
+pub const GROUPS_BYTES_MAX: usize = 16 << 20;
+/// Jobs of one lineage that are told together.
+pub const LINEAGE_MAX: u32 = 100;
+
 /// Jobs in one list.
 pub const JOBS_LISTED_MAX: u32 = 1_000;
 /// A command as one line in a list of jobs: characters.

@@ -1,7 +1,8 @@
 //! Many names in few characters: host ranges such as `web[01-20,30]`, for everyone who prints or reads names.
 //!
 //! [`expand`] turns a range into names, [`fold`] is its inverse, [`natural_cmp`] the order in which people read names.
-//! Padding is part of a name: `n1` and `n01` are two hosts, and `[01-20]` has two digits throughout.
+//! Padding is part of a name: `n1` and `n01` are two hosts, and `[01-20]` has two digits throughout. `[01-20/2]` takes
+//! every second number from the first.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -24,33 +25,18 @@ pub struct ExpandError {
     pub message: String,
 }
 
-/// All names of one pattern, such as `web[01-20,30]` or `rack[1-4]node[01-16]`, in the order written; the last range
-/// varies fastest.
+/// All names of one pattern, such as `web[01-20,30]`, `n[1-9/2]` or `rack[1-4]node[01-16]`, in the order written; the
+/// last range varies fastest.
 ///
 /// A name without range is its own expansion. Characters that no host name has are an error, and so are more than
 /// `max` names; nothing is allocated for them.
 pub fn expand(pattern: &str, max: usize) -> Result<Vec<String>, ExpandError> {
-    let pieces = Reader { text: pattern, at: 0 }.pieces()?;
-    let fail = |message| Err(ExpandError { column: 1, message });
-    let count = pieces.iter().map(Piece::count).fold(1_u64, u64::saturating_mul);
-    if count > max as u64 {
-        return fail(format!("{pattern:.80} stands for {count} names, at most {max} are taken: write less at a time"));
-    }
-    let length: usize = pieces.iter().map(Piece::length_max).sum();
-    if length > HOST_NAME_CHARS_MAX {
-        return fail(format!("its names have {length} characters, a host name at most {HOST_NAME_CHARS_MAX}"));
-    }
-    let mut names = vec![String::new()];
-    for piece in &pieces {
-        match piece {
-            Piece::Text(text) => names.iter_mut().for_each(|name| name.push_str(text)),
-            Piece::Numbers(ranges) => {
-                let numbers = || ranges.iter().flat_map(Range::numbers);
-                names = names.iter().flat_map(|name| numbers().map(move |number| format!("{name}{number}"))).collect();
-            }
-        }
-    }
-    Ok(names)
+    Reader { text: pattern, at: 0, wildcards: "" }.names(max)
+}
+
+/// As [`expand`], but `*` and `?` are taken too, so that what comes out are patterns of names.
+pub fn expand_globs(pattern: &str, max: usize) -> Result<Vec<String>, ExpandError> {
+    Reader { text: pattern, at: 0, wildcards: "*?" }.names(max)
 }
 
 /// The shortest usual text for a set of host names: `db1,n[007,009,011],web[01-20]`, in natural order, each name once.
@@ -113,9 +99,7 @@ impl Piece<'_> {
     fn count(&self) -> u64 {
         match self {
             Self::Text(_) => 1,
-            Self::Numbers(ranges) => {
-                ranges.iter().map(|range| range.last - range.first + 1).fold(0, u64::saturating_add)
-            }
+            Self::Numbers(ranges) => ranges.iter().map(Range::count).fold(0, u64::saturating_add),
         }
     }
 
@@ -127,10 +111,11 @@ impl Piece<'_> {
     }
 }
 
-/// Numbers from `first` to `last`, both included.
+/// Numbers from `first` to `last`, both included, those that are a multiple of `step` after the first.
 struct Range {
     first: u64,
     last: u64,
+    step: u64,
     /// Fewer digits are filled up with zeros.
     width: usize,
     /// Digits of the last.
@@ -138,9 +123,13 @@ struct Range {
 }
 
 impl Range {
+    fn count(&self) -> u64 {
+        (self.last - self.first) / self.step + 1
+    }
+
     fn numbers(&self) -> impl Iterator<Item = String> {
-        let width = self.width;
-        (self.first..=self.last).map(move |number| format!("{number:0width$}"))
+        let &Self { first, step, width, .. } = self;
+        (0..self.count()).map(move |turn| format!("{:0width$}", first + turn * step))
     }
 }
 
@@ -149,9 +138,39 @@ struct Reader<'a> {
     text: &'a str,
     /// In bytes.
     at: usize,
+    /// Characters that are taken beside those of names.
+    wildcards: &'static str,
 }
 
 impl<'a> Reader<'a> {
+    fn names(self, max: usize) -> Result<Vec<String>, ExpandError> {
+        let pattern = self.text;
+        let pieces = self.pieces()?;
+        let fail = |message| Err(ExpandError { column: 1, message });
+        let count = pieces.iter().map(Piece::count).fold(1_u64, u64::saturating_mul);
+        if count > max as u64 {
+            return fail(format!(
+                "{pattern:.80} stands for {count} names, at most {max} are taken: write less at a time"
+            ));
+        }
+        let length: usize = pieces.iter().map(Piece::length_max).sum();
+        if length > HOST_NAME_CHARS_MAX {
+            return fail(format!("its names have {length} characters, a host name at most {HOST_NAME_CHARS_MAX}"));
+        }
+        let mut names = vec![String::new()];
+        for piece in &pieces {
+            match piece {
+                Piece::Text(text) => names.iter_mut().for_each(|name| name.push_str(text)),
+                Piece::Numbers(ranges) => {
+                    let numbers: Vec<String> = ranges.iter().flat_map(Range::numbers).collect();
+                    let all = |name| numbers.iter().map(move |number| [name, number.as_str()].concat());
+                    names = names.iter().flat_map(|name| all(name.as_str())).collect();
+                }
+            }
+        }
+        Ok(names)
+    }
+
     fn pieces(mut self) -> Result<Vec<Piece<'a>>, ExpandError> {
         if self.text.is_empty() {
             return Err(self.fault("a name is missing"));
@@ -172,6 +191,7 @@ impl<'a> Reader<'a> {
         while let Some(next) = self.peek().filter(|&next| next != '[') {
             match next {
                 'a'..='z' | '0'..='9' | '.' | '_' | '-' => self.at += 1,
+                wildcard if self.wildcards.contains(wildcard) => self.at += 1,
                 'A'..='Z' => {
                     return Err(self
                         .fault(format!("host names are lower case: write {} for {next}", next.to_ascii_lowercase())));
@@ -207,7 +227,7 @@ impl<'a> Reader<'a> {
         let (first_text, first) = self.number()?;
         let width = if first_text.starts_with('0') { first_text.len() } else { 0 };
         if self.peek() != Some('-') {
-            return Ok(Range { first, last: first, width, length_max: first_text.len() });
+            return Ok(Range { first, last: first, step: 1, width, length_max: first_text.len() });
         }
         self.at += 1;
         let start = self.at;
@@ -217,10 +237,26 @@ impl<'a> Reader<'a> {
         } else if format!("{last:0width$}") != last_text {
             format!("{last_text} is not padded as {first_text} is: write both with as many digits")
         } else {
-            return Ok(Range { first, last, width, length_max: last_text.len() });
+            return Ok(Range { first, last, step: self.step()?, width, length_max: last_text.len() });
         };
         self.at = start;
         Err(self.fault(message))
+    }
+
+    /// What follows a `/`; 1 if there is none.
+    fn step(&mut self) -> Result<u64, ExpandError> {
+        if self.peek() != Some('/') {
+            return Ok(1);
+        }
+        self.at += 1;
+        let start = self.at;
+        match self.number()? {
+            (_, 0) => {
+                self.at = start;
+                Err(self.fault("the step is 0: write 1 for every number, 2 for every second"))
+            }
+            (_, step) => Ok(step),
+        }
     }
 
     fn number(&mut self) -> Result<(&'a str, u64), ExpandError> {
@@ -346,6 +382,8 @@ mod tests {
             ("n[09-100]", &(9..=100).map(|n| format!("n{n:02}")).collect::<Vec<_>>().join(" ")),
             ("r[1-2]n[01-02]", "r1n01 r1n02 r2n01 r2n02"),
             ("[0-1]", "0 1"),
+            ("n[01-10/3]", "n01 n04 n07 n10"),
+            ("n[1-2/9,4-8/2]", "n1 n4 n6 n8"),
         ] {
             assert_eq!(expand(pattern, 1_000).expect(pattern).join(" "), names, "{pattern}");
         }
@@ -364,6 +402,10 @@ mod tests {
             ("web[1-010]", 7, "padded"),
             ("web[08-010]", 8, "padded"),
             ("web[0-9a]", 8, "'a'"),
+            ("web[0-9/0]", 9, "step is 0"),
+            ("web[0-9/]", 9, "missing"),
+            ("web[7/2]", 6, "'/'"),
+            ("web*", 4, "'*'"),
             ("web]", 4, "without"),
             ("we b", 3, "' '"),
             ("wéb", 2, "'é'"),
@@ -437,7 +479,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_expands_or_is_refused(text in "[a-c0-9,\\[\\]é-]{0,20}") {
+        fn any_text_expands_or_is_refused(text in "[a-c0-9,/\\[\\]é-]{0,20}") {
             match expand(&text, 10_000) {
                 Ok(names) => prop_assert!(!names.is_empty() && names.len() <= 10_000),
                 Err(error) => prop_assert!(error.column >= 1 && error.column <= text.chars().count() + 1),

@@ -66,6 +66,17 @@ impl State {
         matches!(self, Self::StartFailed | Self::Rejected | Self::Unreachable | Self::Expired | Self::Skipped)
     }
 
+    /// The command ran and ended by itself or by its timeout: what it does to a host can be seen there.
+    pub const fn ran_to_end(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::TimedOut)
+    }
+
+    /// It counts among the failures that stop a job. Hosts that are away or refused are counted apart: they say nothing of
+    /// what the command does. A host of which nothing more is heard may be down because of it.
+    pub const fn counts_against_max_fail(self) -> bool {
+        matches!(self, Self::Failed | Self::TimedOut | Self::StartFailed | Self::Indeterminate)
+    }
+
     /// It ran and did not succeed, or could not be started.
     pub const fn is_failure(self) -> bool {
         matches!(self, Self::Failed | Self::TimedOut | Self::StartFailed | Self::Cancelled)

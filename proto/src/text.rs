@@ -12,13 +12,24 @@ pub fn line(text: &str) -> String {
             clean.push('…');
             break;
         }
-        if is_deceptive(character) {
-            clean.extend(character.escape_unicode());
-        } else {
-            clean.push(character);
-        }
+        push(&mut clean, character);
     }
     clean
+}
+
+/// The same without a bound on its length: for text that is worth nothing unless it is whole.
+pub fn whole_line(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    text.trim().chars().for_each(|character| push(&mut clean, character));
+    clean
+}
+
+fn push(clean: &mut String, character: char) {
+    if is_deceptive(character) {
+        clean.extend(character.escape_unicode());
+    } else {
+        clean.push(character);
+    }
 }
 
 /// Characters that move a cursor, change a terminal's state, or make text read as it is not written: C0, DEL, C1,

@@ -1,7 +1,7 @@
 //! Why a host, or its part in a job, is as it is: what a person at night asks, with all that the answer rests on.
 
 use crate::fleet::AgentInfo;
-use crate::id::JobId;
+use crate::id::{Attempt, JobId};
 use crate::job::Phase;
 use crate::name::OperatorName;
 use crate::outcome::Outcome;
@@ -87,4 +87,23 @@ pub struct TaskStory {
     pub cancelled: Option<(Timestamp, OperatorName)>,
     /// What the agent reported after the state was final: one line.
     pub late: Option<String>,
+    /// Which attempt this is about.
+    pub attempt: Attempt,
+    /// How those before it ended, in order.
+    pub earlier: Vec<AttemptEnd>,
+    /// It does not begin before.
+    pub next_at: Option<Timestamp>,
+    /// It waits for its agent, and nobody waits for it: since when, and until when.
+    pub queued: Option<(Timestamp, Timestamp)>,
+    /// How the gate of its wave ended here.
+    pub gate: Option<AttemptEnd>,
+}
+
+/// The end of a task that is not the last one of its target.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttemptEnd {
+    /// How.
+    pub outcome: Outcome,
+    /// When that was made durable.
+    pub at: Timestamp,
 }

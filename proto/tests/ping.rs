@@ -106,8 +106,8 @@ proptest! {
                 start_before: Timestamp::from_millis(2_000),
                 deliver: Duration::from_secs(30),
                 targets: TargetsDigest { root: [3; 32], count: 7 },
-                attempts_max: 1,
-                concurrency: None,
+                rollout: muster_proto::rollout::Rollout::default(),
+                rerun_of: None,
                 work: Work::Ping(PingSpec { way, family, detail, probes }),
             };
             let bytes = spec.encode();

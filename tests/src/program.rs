@@ -138,9 +138,9 @@ impl Run {
         String::from_utf8_lossy(&self.stderr).into_owned()
     }
 
-    /// The last line of stderr: the closing line of a run.
+    /// The last line of stderr: the closing line of a run, that of all runs of its family left out.
     pub fn closing(&self) -> String {
-        self.err().lines().last().unwrap_or_default().to_owned()
+        self.err().lines().rfind(|line| !line.starts_with("all: ")).unwrap_or_default().to_owned()
     }
 
     /// Asserts the exit status and what the closing line counts, as in `1 failed dev-2: 3 targeted`. `counts` adds up.

@@ -78,6 +78,8 @@ pub struct Answers {
     pub jitter: Duration,
     /// The part of tasks that exit with 1, and of probes without an answer: 0 to 1.
     pub fail_rate: f64,
+    /// The same of gates.
+    pub gate_fail_rate: f64,
 }
 
 /// What each task writes when it writes so many bytes.

@@ -103,12 +103,13 @@ impl Agent {
     }
 
     /// Reads the clocks. After a leap this may be a copy of the machine that it was: its session counts for nothing, and
-    /// a new one tells.
+    /// a new one tells. So it is after this agent stood still: what lay in the socket meanwhile may be late, and nobody
+    /// can tell by how much.
     pub(super) fn watch_clock(&mut self) -> Reading {
         let now = self.clock.read();
-        let leapt = now.leapt_since(&std::mem::replace(&mut self.seen, now));
-        if leapt {
-            info!("this host's clock was set, or the host stood still: dialing anew");
+        let seen = std::mem::replace(&mut self.seen, now);
+        if now.leapt_since(&seen) || now.stood_still_since(&seen) {
+            info!("this host's clock was set, or the host or this agent stood still: dialing anew");
             self.dial(Duration::ZERO);
         }
         now

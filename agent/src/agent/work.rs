@@ -13,15 +13,16 @@ use super::Agent;
 use super::refuse::refusal;
 use super::ship::Shipment;
 use super::standing::Standing;
-use crate::admit::{Admission, Memory, Refusal};
+use crate::admit::{Admission, Past, Refusal};
 use crate::clock::{Reading, Window};
 use crate::journal::{Record, State};
 use crate::spool::{Exit, News, TaskDir, TaskSpec};
 use crate::supervisor;
+use muster_proto::command::Command;
 use muster_proto::id::TaskId;
 use muster_proto::limits;
 use muster_proto::link::{Offer, RejectKind, TaskReport};
-use muster_proto::outcome::{End, EndKind};
+use muster_proto::outcome::{End, EndKind, Outcome};
 use std::io;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -66,8 +67,10 @@ pub(super) enum Fate {
 }
 
 /// A task that passed the door and is not in the journal yet.
-struct Fresh {
-    id: TaskId,
+pub(super) struct Fresh {
+    pub(super) id: TaskId,
+    /// SHA-256 of what was signed.
+    pub(super) payload: [u8; 32],
     dir: TaskDir,
     window: Window,
 }
@@ -162,7 +165,7 @@ impl Agent {
             if fresh.iter().any(|fresh| fresh.id == offer.task) {
                 continue;
             }
-            match self.admit(&offer, &host, now) {
+            match self.admit(&offer, &self.past(offer.task, &fresh), &host, now) {
                 Ok(Some((record, admitted))) => {
                     records.push(record);
                     fresh.push(admitted);
@@ -199,7 +202,7 @@ impl Agent {
     }
 
     /// The task is in the journal; with its intent, if its turn is now.
-    fn take(&mut self, Fresh { id, dir, window }: Fresh, now: bool) {
+    fn take(&mut self, Fresh { id, dir, window, .. }: Fresh, now: bool) {
         self.say(id, TaskReport::Accepted);
         let mut task = Task::new(dir, Stage::Waiting(window, Leave::Given));
         task.shipment = self.link.is_some().then(|| Shipment::resume(0));
@@ -221,22 +224,19 @@ impl Agent {
     fn admit(
         &mut self,
         offer: &Offer,
+        past: &Past,
         host: &Result<(), String>,
         now: Reading,
     ) -> Result<Option<(Record, Fresh)>, Refusal> {
         let task = offer.task;
-        let memory = self
-            .journal
-            .get(task)
-            .map_or(Memory::None, |known| known.payload.map_or(Memory::Tombstone, Memory::Offered));
         let refused = |reason: String| Refusal { kind: RejectKind::Refused, reason, start_before: None };
-        if memory == Memory::None
+        if !past.tasks.contains_key(&task.attempt)
             && let Some(skew) = self.skew(now)
         {
             // First of all: what else is wrong with the offer's times follows from it.
             return Err(refused(skew));
         }
-        let Admission::Run { spec, payload } = self.door.admit(offer, memory, now.wall)? else { return Ok(None) };
+        let Admission::Run { spec, payload } = self.door.admit(offer, past, now.wall)? else { return Ok(None) };
         if let Some(damage) = self.journal.damage() {
             return Err(refused(damage.to_owned()));
         }
@@ -247,7 +247,7 @@ impl Agent {
             )));
         }
         host.clone().map_err(refused)?;
-        for blob in spec.work.blobs() {
+        for blob in spec.command_of(task.attempt).into_iter().flat_map(Command::blobs) {
             self.blobs.check(&blob).map_err(refused)?;
         }
         let order = TaskSpec {
@@ -258,7 +258,7 @@ impl Agent {
         };
         let dir = self.spool.create(&order, self.blobs.directory()).map_err(|error| refused(error.to_string()))?;
         let start_before = spec.start_before;
-        let fresh = Fresh { id: task, dir, window: Window::open(offer.ttl, start_before, now) };
+        let fresh = Fresh { id: task, payload, dir, window: Window::open(offer.ttl, start_before, now) };
         Ok(Some((Record::Received { task, payload, start_before }, fresh)))
     }
 
@@ -411,7 +411,11 @@ impl Agent {
     /// The ends of these are durable at the controller. A task that still works goes on, and its end is told to nobody.
     pub(super) fn commit(&mut self, tasks: &[TaskId]) {
         let known: Vec<_> = tasks.iter().copied().filter(|id| self.tasks.contains_key(id)).collect();
-        let records: Vec<_> = known.iter().map(|id| Record::Committed(*id)).collect();
+        let end = |id| match &self.tasks.get(id)?.stage {
+            Stage::Over { exit, .. } => Some(Outcome::from(exit.end.clone()).state),
+            Stage::Waiting(..) | Stage::Working { .. } => None,
+        };
+        let records: Vec<_> = known.iter().map(|id| Record::Committed { task: *id, end: end(id) }).collect();
         if records.is_empty() {
             return;
         }

@@ -31,6 +31,9 @@ struct Stored {
     reject: i32,
     #[prost(string, tag = "6")]
     reason: String,
+    /// How it ended: the word for it, or nothing.
+    #[prost(string, tag = "7")]
+    end: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, prost::Enumeration)]
@@ -127,7 +130,12 @@ fn stored_of(record: &Record) -> Stored {
             reason: reason.clone(),
             ..Stored::default()
         },
-        Record::Committed(task) => Stored { kind: Kind::Committed.into(), task: task.to_string(), ..Stored::default() },
+        Record::Committed { task, end } => Stored {
+            kind: Kind::Committed.into(),
+            task: task.to_string(),
+            end: end.map_or_else(String::new, |end| end.to_string()),
+            ..Stored::default()
+        },
     }
 }
 
@@ -147,7 +155,7 @@ fn record_of(stored: Stored) -> Option<Record> {
             };
             Record::Refused { task, kind, reason: stored.reason, start_before }
         }
-        Kind::Committed => Record::Committed(task),
+        Kind::Committed => Record::Committed { task, end: stored.end.parse().ok() },
     })
 }
 

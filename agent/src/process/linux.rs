@@ -5,6 +5,8 @@
 
 use super::Family;
 use muster_proto::command::{Command, Program};
+use muster_proto::id::TaskId;
+use muster_proto::name::HostName;
 use muster_proto::text;
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
@@ -26,12 +28,10 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// What the program is told of its task.
 pub(crate) struct Identity {
-    /// The job.
-    pub(crate) job: String,
-    /// The task.
-    pub(crate) task: String,
+    /// Which task.
+    pub(crate) task: TaskId,
     /// The agent's name.
-    pub(crate) host: String,
+    pub(crate) host: HostName,
 }
 
 /// A program on its way. The pipes do not block.
@@ -232,16 +232,22 @@ fn argv(program: &Program, script: Option<&OwnedFd>) -> Vec<CString> {
 }
 
 fn environment(command: &Command, identity: &Identity, account: &Account) -> Vec<CString> {
-    let fixed: [(&str, &[u8]); 9] = [
+    let (job, task) = (identity.task.job.to_string(), identity.task.to_string());
+    let (which, number) = match identity.task.attempt.number() {
+        Some(number) => ("MUSTER_ATTEMPT", number.to_string()),
+        None => ("MUSTER_GATE", "1".to_owned()),
+    };
+    let fixed: [(&str, &[u8]); 10] = [
         ("PATH", PATH.as_bytes()),
         ("HOME", &account.home),
         ("USER", account.name.as_bytes()),
         ("LOGNAME", account.name.as_bytes()),
         ("SHELL", &account.shell),
         ("LANG", b"C.UTF-8"),
-        ("MUSTER_JOB", identity.job.as_bytes()),
-        ("MUSTER_TASK", identity.task.as_bytes()),
-        ("MUSTER_HOST", identity.host.as_bytes()),
+        ("MUSTER_JOB", job.as_bytes()),
+        ("MUSTER_TASK", task.as_bytes()),
+        (which, number.as_bytes()),
+        ("MUSTER_HOST", identity.host.as_str().as_bytes()),
     ];
     let own = command.env.iter().map(|var| (var.name.as_str(), var.value.as_slice()));
     let mut all: Vec<(&str, &[u8])> = Vec::new();

@@ -165,13 +165,13 @@ fn read_events(inotify: &OwnedFd, mut hear: impl FnMut(&inotify::Event<'_>)) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use muster_proto::id::JobId;
+    use muster_proto::id::{Attempt, JobId};
     use rustix::event::{PollFd, PollFlags, poll};
     use rustix::fs::{FlockOperation, flock};
     use std::fs::{self, File};
     use std::io::Write as _;
 
-    const TASK: TaskId = TaskId { job: JobId::from_bytes([0; 16]), target: 0, attempt: 1 };
+    const TASK: TaskId = TaskId { job: JobId::from_bytes([0; 16]), target: 0, attempt: Attempt::FIRST };
 
     fn ring(bell: &mut Doorbell) -> Vec<(TaskId, News)> {
         let limit = Timespec { tv_sec: 20, tv_nsec: 0 };

@@ -2,7 +2,7 @@
 
 use super::fixture::{Controller, Running, Session, World, eventually, welcome};
 use super::{end_of, sh, spooled};
-use muster_proto::id::{JobId, TaskId};
+use muster_proto::id::{Attempt, JobId, TaskId};
 use muster_proto::link::{FrameBody, Offer, RejectKind, TaskReport, ToAgent, Welcome};
 use muster_proto::outcome::{End, EndKind};
 use rustix::fs::{CWD, FallocateFlags, FileType, Mode, fallocate, mknodat};
@@ -188,7 +188,7 @@ async fn cancels_of_tasks_that_never_came_are_remembered_up_to_a_limit() {
     let mut controller = Controller::new(&world).await;
     let agent = Running::start(world.agent(&controller));
     let (_, mut session) = controller.live().await;
-    let stranger = |target| TaskId { job: JobId::from_bytes([3; 16]), target, attempt: 1 };
+    let stranger = |target| TaskId { job: JobId::from_bytes([3; 16]), target, attempt: Attempt::FIRST };
     for some in [0..3000, 2000..5000] {
         session.send(some.map(stranger).map(ToAgent::Cancel)).await;
     }

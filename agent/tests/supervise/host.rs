@@ -5,9 +5,10 @@ use muster_agent::spool::{Doorbell, Exit, News, OutReader, Spool, TaskDir, TaskS
 use muster_agent::supervisor;
 use muster_proto::command::{BlobRef, Command, Program};
 use muster_proto::event::Stream;
-use muster_proto::id::{ClusterId, JobId, TaskId};
+use muster_proto::id::{Attempt, ClusterId, JobId, TaskId};
 use muster_proto::job::{JobSpec, TargetsDigest, Work};
 use muster_proto::link::FrameBody;
+use muster_proto::rollout::Rollout;
 use muster_proto::time::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sha2::{Digest as _, Sha256};
@@ -100,7 +101,7 @@ impl Host {
     pub fn prepare(&self, command: Command, containment: &Containment) -> Task {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).expect("random numbers");
-        let id = TaskId { job: JobId::from_bytes(bytes), target: 0, attempt: 1 };
+        let id = TaskId { job: JobId::from_bytes(bytes), target: 0, attempt: Attempt::FIRST };
         let job = JobSpec {
             cluster: ClusterId::from_bytes([1; 16]),
             job: id.job,
@@ -109,8 +110,8 @@ impl Host {
             start_before: Timestamp::from_millis(1),
             deliver: Duration::from_secs(1),
             targets: TargetsDigest { root: [0; 32], count: 1 },
-            attempts_max: 1,
-            concurrency: None,
+            rollout: Rollout::default(),
+            rerun_of: None,
             work: Work::Command(command),
         };
         let host = "web01".parse().expect("a name");

@@ -52,10 +52,18 @@ pub enum Verb {
     Logs(commands::logs::Args),
     /// End a job on all its hosts
     Cancel(commands::cancel::Args),
+    /// Have a job hand out nothing more until it is resumed
+    Pause(commands::pace::Args),
+    /// Have a paused job go on
+    Resume(commands::pace::Args),
+    /// List the hosts that jobs have queued until they are back
+    Queue(commands::pace::QueueArgs),
     /// Run the command of an earlier job again where it did not succeed
     Rerun(commands::rerun::Args),
     /// Show which hosts an expression means
     Targets(commands::targets::Args),
+    /// Set, list, show or remove groups: names for expressions
+    Group(commands::group::Args),
     /// List jobs, the newest first
     Jobs(commands::jobs::Args),
     /// Show a job with all its hosts

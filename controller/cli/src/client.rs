@@ -4,11 +4,13 @@
 //! itself when it is lost; clones share it. Errors are sorted by what the caller does next, see [`ClientError`].
 
 mod dial;
+pub mod groups;
+pub mod pace;
 pub mod schedules;
 
 use bytes::Bytes;
 use muster_proto::audit::AuditRecord;
-use muster_proto::command::BlobRef;
+use muster_proto::command::{BlobRef, Command};
 use muster_proto::context::Context;
 use muster_proto::event::Event;
 use muster_proto::fleet::{AgentInfo, Labels, OperatorInfo, Party, PendingAgent};
@@ -17,6 +19,7 @@ use muster_proto::job::{JobHost, JobList, JobSummary, SignedJob, Target, TargetL
 use muster_proto::limits;
 use muster_proto::name::{HostName, LabelText, OperatorName};
 use muster_proto::ping::{PingList, PingSelection};
+use muster_proto::selection::Selection;
 use muster_proto::status;
 use muster_proto::text;
 use muster_proto::time::Timestamp;
@@ -26,6 +29,7 @@ use muster_proto::why::Why;
 use muster_proto::wire::enrolment_client::EnrolmentClient;
 use muster_proto::wire::operator_client::OperatorClient;
 use muster_proto::wire::{self, WireError, id_of};
+use pace::Pause;
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
@@ -44,17 +48,6 @@ pub struct WhoAmI {
     pub connected: u32,
 }
 
-/// What an operator says of the hosts that are meant. The controller resolves it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Selection {
-    /// Target expression.
-    pub targets: String,
-    /// Expression whose hosts are taken out again; empty takes out none.
-    pub exclude: String,
-    /// Names from a file, joined to the expression.
-    pub names: Vec<String>,
-}
-
 /// A resolved and frozen target list. Nothing of it is kept on the controller.
 #[derive(Debug)]
 pub struct Plan {
@@ -64,6 +57,8 @@ pub struct Plan {
     pub targets: Vec<(Target, bool)>,
     /// Why the operator has to type the count before this is signed; `None` below the guard.
     pub confirm: Option<String>,
+    /// What was left out, and why: a line each.
+    pub notes: Vec<String>,
 }
 
 /// The same of a ping.
@@ -86,6 +81,12 @@ pub struct JobDetails {
     pub signed: SignedJob,
     /// Its hosts, in the order of the frozen list.
     pub hosts: Vec<JobHost>,
+    /// The first job of its family, those that repeat it, and so on, as they were accepted; at most 100.
+    pub lineage: Vec<JobSummary>,
+    /// The wave that is under way, from 1.
+    pub wave: Option<u32>,
+    /// Why it is paused, if it is.
+    pub paused: Option<Pause>,
 }
 
 /// What a follower of a job wants to see.
@@ -108,15 +109,6 @@ pub struct AuditSelection {
     pub since: Option<Timestamp>,
     /// Only the newest so many.
     pub newest: Option<u32>,
-}
-
-/// What became of a request to cancel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cancelled {
-    /// The job is being ended.
-    Accepted,
-    /// It was over before the cancel came.
-    AlreadyDone,
 }
 
 /// A secret in one printable word.
@@ -178,12 +170,30 @@ impl Client {
 
     /// Resolves and freezes a target list.
     pub async fn plan(&self, selection: &Selection) -> Result<Plan, ClientError> {
-        let request = wire::PlanRequest { selection: Some(selection.into()) };
+        self.planned(wire::PlanRequest { selection: Some(selection.into()), ..wire::PlanRequest::default() }).await
+    }
+
+    /// The same for programs to run, in which the controller looks for danger: the command with the beginning of the
+    /// script that it carries along, and the gate.
+    pub async fn plan_run(
+        &self,
+        selection: &Selection,
+        command: &Command,
+        script: Bytes,
+        gate: Option<&Command>,
+    ) -> Result<Plan, ClientError> {
+        let (command, gate) = (Some(command.into()), gate.map(Into::into));
+        self.planned(wire::PlanRequest { selection: Some(selection.into()), command, script, gate }).await
+    }
+
+    async fn planned(&self, request: wire::PlanRequest) -> Result<Plan, ClientError> {
+        check_size(&request)?;
         let reply = self.reply(self.service.clone().plan(request).await)?;
         Ok(Plan {
             cluster: self.read(id_of(&reply.cluster, "cluster"))?,
             targets: self.read_all(reply.targets)?,
             confirm: reply.confirm.then(|| text::line(&reply.confirm_reason)),
+            notes: reply.notes.iter().map(|note| text::line(note)).collect(),
         })
     }
 
@@ -200,19 +210,21 @@ impl Client {
         })
     }
 
-    /// Hands over a signed job with its frozen list, and the blobs it names (those that the controller has already may
-    /// be left out). Returns once all of it is durable.
+    /// Hands over a signed job with its frozen list, the blobs it names (those that the controller has already may be
+    /// left out), and the count if the operator has typed it. Returns once all of it is durable.
     pub async fn submit(
         &self,
         job: SignedJob,
         targets: &TargetList,
         blobs: Vec<(BlobRef, Bytes)>,
+        confirmed: Option<u32>,
     ) -> Result<JobId, ClientError> {
         let (agents, pings) = match targets {
             TargetList::Agents(targets) => (targets.iter().flat_map(|target| *target.agent.as_bytes()).collect(), None),
             TargetList::Pings(list) => (Vec::new(), Some((&**list).into())),
         };
-        let job = wire::SubmitJob { job: Some(job.into()), agents: agents.into(), pings };
+        let job =
+            wire::SubmitJob { job: Some(job.into()), agents: agents.into(), pings, confirmed: confirmed.unwrap_or(0) };
         check_size(&job)?;
         let first = wire::submit_part::Kind::Job(job);
         // The iterator is drained only as fast as HTTP/2 flow control lets it: nothing piles up.
@@ -234,13 +246,6 @@ impl Client {
         Ok(EventStream { client: self.clone(), blocks })
     }
 
-    /// Ends a job: what has not started never will, what runs is killed.
-    pub async fn cancel(&self, job: JobId) -> Result<Cancelled, ClientError> {
-        let request = wire::CancelRequest { job: bytes_of(job.as_bytes()) };
-        let reply = self.reply(self.service.clone().cancel(request).await)?;
-        Ok(if reply.already_done { Cancelled::AlreadyDone } else { Cancelled::Accepted })
-    }
-
     /// The newest of these jobs first, at most `limit`, and at most [`limits::JOBS_LISTED_MAX`].
     pub async fn jobs(&self, which: JobList, limit: u32) -> Result<Vec<JobSummary>, ClientError> {
         let request = wire::ListJobsRequest { limit, unfinished: which == JobList::Unfinished };
@@ -254,7 +259,14 @@ impl Client {
         let reply = self.reply(self.service.clone().get_job(request).await)?;
         let summary = reply.summary.ok_or(WireError::Field("summary")).and_then(TryInto::try_into);
         let signed = reply.signed.ok_or(WireError::Field("signed")).and_then(TryInto::try_into);
-        Ok(JobDetails { summary: self.read(summary)?, signed: self.read(signed)?, hosts: self.read_all(reply.hosts)? })
+        Ok(JobDetails {
+            summary: self.read(summary)?,
+            signed: self.read(signed)?,
+            hosts: self.read_all(reply.hosts)?,
+            lineage: self.read_all(reply.lineage)?,
+            wave: Some(reply.wave).filter(|wave| *wave > 0),
+            paused: reply.paused.map(|paused| Pause::read(&paused, reply.paused_since_ms)),
+        })
     }
 
     /// The one job whose id begins so, or the newest of our own for "last".
@@ -449,12 +461,6 @@ fn grant(code: &Token, reply: wire::LoginReply) -> Result<LoginGrant, WireError>
         operator_ca: reply.operator_ca,
         operator_port: reply.operator_port.try_into().map_err(|_| WireError::Field("operator_port"))?,
     })
-}
-
-impl From<&Selection> for wire::Selection {
-    fn from(selection: &Selection) -> Self {
-        Self { targets: selection.targets.clone(), exclude: selection.exclude.clone(), names: selection.names.clone() }
-    }
 }
 
 /// An empty blob is one empty piece.

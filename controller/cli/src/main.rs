@@ -42,11 +42,15 @@ fn start(args: Args) -> anyhow::Result<Exit> {
 async fn perform(verb: Verb, settings: &Settings) -> anyhow::Result<Exit> {
     match verb {
         Verb::Targets(args) => commands::targets::run(args, settings).await,
+        Verb::Group(args) => commands::group::run(args, settings).await,
         Verb::Run(args) => commands::run::run(*args, settings).await,
         Verb::Ping(args) => commands::ping::run(*args, settings).await,
         Verb::Attach(args) => commands::attach::run(args, settings).await,
         Verb::Logs(args) => commands::logs::run(args, settings).await,
         Verb::Cancel(args) => commands::cancel::run(args, settings).await,
+        Verb::Pause(args) => commands::pace::pause(args, settings).await,
+        Verb::Resume(args) => commands::pace::resume(args, settings).await,
+        Verb::Queue(args) => commands::pace::queue(args, settings).await,
         Verb::Rerun(args) => commands::rerun::run(args, settings).await,
         Verb::Jobs(args) => commands::jobs::run(args, settings).await,
         Verb::Job(args) => commands::job::run(args, settings).await,

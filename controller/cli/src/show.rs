@@ -8,6 +8,7 @@ pub mod moment;
 pub mod ping;
 pub mod progress;
 pub mod prometheus;
+pub mod rollout;
 pub mod sanitise;
 pub mod standings;
 pub mod summary;

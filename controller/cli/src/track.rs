@@ -2,10 +2,11 @@
 //!
 //! Pure: no time, no terminal, no network.
 
-use muster_proto::event::{Event, EventKind};
+use muster_proto::event::{Event, EventKind, GateStep};
 use muster_proto::job::{JobHost, Phase};
 use muster_proto::outcome::{Counts, Outcome, State};
 use muster_proto::ping::TargetName;
+use muster_proto::time::Timestamp;
 use std::borrow::Cow;
 use std::rc::Rc;
 
@@ -68,6 +69,11 @@ pub struct Track {
     hosts: Vec<Host>,
     counts: Counts,
     running: usize,
+    /// Hosts to which something was handed that has not ended: the command, or a gate.
+    at_work: usize,
+    queued: usize,
+    wave: Option<u32>,
+    paused: bool,
     done: bool,
     /// Hosts before this place had their turn (in the order of the list).
     turn: usize,
@@ -77,15 +83,36 @@ pub struct Track {
 struct Host {
     /// Of the event before its program ran: none of its output is stored before that.
     start_seq: u64,
+    at_work: bool,
     started: bool,
+    queued_until: Option<Timestamp>,
     outcome: Option<Outcome>,
+}
+
+/// Why nothing happens by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// The job is paused.
+    Paused,
+    /// All hosts that are left are away, and queued.
+    Queued,
 }
 
 impl Track {
     /// A job whose hosts have all yet to start.
     pub fn new(names: Rc<[TargetName]>) -> Self {
-        let hosts = vec![Host::default(); names.len()];
-        Self { names, hosts, counts: Counts::default(), running: 0, done: false, turn: 0 }
+        Self {
+            hosts: vec![Host::default(); names.len()],
+            names,
+            counts: Counts::default(),
+            running: 0,
+            at_work: 0,
+            queued: 0,
+            wave: None,
+            paused: false,
+            done: false,
+            turn: 0,
+        }
     }
 
     /// Takes an event into account; the same one twice is the same as once.
@@ -95,28 +122,57 @@ impl Track {
                 if let Some(host) = self.hosts.get_mut(*target as usize).filter(|host| host.start_seq == 0) {
                     host.start_seq = event.seq;
                 }
+                self.offer(*target as usize);
             }
             EventKind::Started { target } => self.start(*target as usize),
             EventKind::Finished { target, outcome } => self.finish(*target as usize, outcome),
+            EventKind::Retrying { target, .. } => self.idle(*target as usize),
+            EventKind::Queued { target, until } => self.queue(*target as usize, Some(*until)),
+            EventKind::Gate { target, step: GateStep::Finished { .. } } => self.work(*target as usize, false),
+            EventKind::Gate { target, .. } => self.work(*target as usize, true),
+            EventKind::Wave { number, .. } => self.wave = Some(*number),
+            EventKind::Paused { .. } => self.paused = true,
+            EventKind::Resumed { .. } | EventKind::Stopping { .. } | EventKind::Cancelling { .. } => {
+                self.paused = false;
+            }
             EventKind::Done { .. } => self.done = true,
             EventKind::Planned { .. }
             | EventKind::Accepted { .. }
             | EventKind::Output { .. }
             | EventKind::Truncated { .. }
-            | EventKind::Probed { .. }
-            | EventKind::Cancelling { .. } => {}
+            | EventKind::Probed { .. } => {}
         }
     }
 
     /// Takes over what the controller knows by now, for a follower who did not see all events.
     pub fn catch_up(&mut self, hosts: &[JobHost]) {
         for (place, host) in hosts.iter().enumerate() {
-            if host.phase == Phase::Started {
-                self.start(place);
+            match &host.outcome {
+                Some(outcome) => self.finish(place, outcome),
+                None if host.phase == Phase::Started => self.start(place),
+                None if host.phase >= Phase::Offered => self.offer(place),
+                None => self.queue(place, host.queued_until),
             }
-            if let Some(outcome) = &host.outcome {
-                self.finish(place, outcome);
-            }
+        }
+    }
+
+    /// The job was paused before the first event that we see.
+    pub const fn hold(&mut self) {
+        self.paused = true;
+    }
+
+    fn offer(&mut self, place: usize) {
+        if self.outcome(place).is_none() {
+            self.queue(place, None);
+            self.work(place, true);
+        }
+    }
+
+    /// Something of a host is at work, or not any more; once it has ended that is its gate.
+    fn work(&mut self, place: usize, at_work: bool) {
+        if let Some(host) = self.hosts.get_mut(place).filter(|host| host.at_work != at_work) {
+            host.at_work = at_work;
+            self.at_work = if at_work { self.at_work + 1 } else { self.at_work - 1 };
         }
     }
 
@@ -124,14 +180,32 @@ impl Track {
         if let Some(host) = self.hosts.get_mut(place).filter(|host| !host.started && host.outcome.is_none()) {
             host.started = true;
             self.running += 1;
+            self.offer(place);
+        }
+    }
+
+    /// Nothing of a host is at work any more, and it is not queued.
+    fn idle(&mut self, place: usize) {
+        if let Some(host) = self.hosts.get_mut(place) {
+            self.running -= usize::from(std::mem::take(&mut host.started));
+        }
+        self.queue(place, None);
+        self.work(place, false);
+    }
+
+    fn queue(&mut self, place: usize, until: Option<Timestamp>) {
+        if let Some(host) = self.hosts.get_mut(place).filter(|host| host.outcome.is_none()) {
+            self.queued -= usize::from(host.queued_until.is_some());
+            self.queued += usize::from(until.is_some());
+            host.queued_until = until;
         }
     }
 
     fn finish(&mut self, place: usize, outcome: &Outcome) {
         // A terminal state never changes.
-        if let Some(host) = self.hosts.get_mut(place).filter(|host| host.outcome.is_none()) {
-            self.running -= usize::from(host.started);
-            host.outcome = Some(outcome.clone());
+        if self.hosts.get(place).is_some_and(|host| host.outcome.is_none()) {
+            self.idle(place);
+            self.hosts[place].outcome = Some(outcome.clone());
             self.counts.add(outcome.state);
         }
     }
@@ -159,6 +233,40 @@ impl Track {
     /// Hosts whose program runs.
     pub const fn running(&self) -> usize {
         self.running
+    }
+
+    /// Hosts that are away, and for which nobody waits.
+    pub const fn queued(&self) -> usize {
+        self.queued
+    }
+
+    /// The wave that has begun, from 1; `None` where there are none.
+    pub const fn wave(&self) -> Option<u32> {
+        self.wave
+    }
+
+    /// The job offers nothing until it is resumed.
+    pub const fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Nothing was handed to any host that has not ended.
+    pub const fn is_idle(&self) -> bool {
+        self.at_work == 0
+    }
+
+    /// Why nothing more happens by itself, but for what is at work; `None` while something will.
+    pub fn rest(&self) -> Option<Rest> {
+        let pending = self.hosts.len() - self.counts.total() as usize;
+        if self.done || self.running > 0 {
+            None
+        } else if self.paused {
+            Some(Rest::Paused)
+        } else if pending > 0 && pending == self.queued && self.at_work == 0 {
+            Some(Rest::Queued)
+        } else {
+            None
+        }
     }
 
     /// All hosts with how they ended; `None` is not done.
@@ -208,8 +316,8 @@ impl Track {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use muster_proto::id::Attempt;
     use muster_proto::name::HostName;
-    use muster_proto::time::Timestamp;
 
     fn track(count: usize) -> Track {
         Track::new((0..count).map(|n| TargetName::from(format!("n{n}").parse::<HostName>().expect("a name"))).collect())
@@ -252,6 +360,46 @@ mod tests {
         assert_eq!(enough(&track), [false, true, true]);
         apply(&mut track, EventKind::Done { counts: Counts::default() });
         assert_eq!(enough(&track), [true, true, true]);
+    }
+
+    fn queued(target: u32) -> EventKind {
+        EventKind::Queued { target, until: Timestamp::from_millis(1) }
+    }
+
+    #[test]
+    fn a_paused_job_rests_once_nothing_runs() {
+        let mut track = track(2);
+        apply(&mut track, EventKind::Started { target: 0 });
+        apply(&mut track, EventKind::Paused { operator: None, reason: "the gate failed".into() });
+        assert_eq!(track.rest(), None);
+        let outcome = Outcome::without_run(State::Failed, "");
+        apply(&mut track, EventKind::Retrying { target: 0, attempt: Attempt(2), outcome, at: Timestamp::default() });
+        assert_eq!((track.rest(), track.is_idle(), track.running()), (Some(Rest::Paused), true, 0));
+        apply(&mut track, EventKind::Gate { target: 1, step: GateStep::Offered });
+        assert!(!track.is_idle());
+        let operator = "ada".parse().expect("a name");
+        for over in [EventKind::Resumed { operator }, EventKind::Stopping { reason: "2 hosts failed".into() }] {
+            apply(&mut track, EventKind::Paused { operator: None, reason: "the gate failed".into() });
+            assert_eq!(track.rest(), Some(Rest::Paused));
+            apply(&mut track, over);
+            assert_eq!((track.rest(), track.is_paused()), (None, false));
+        }
+    }
+
+    #[test]
+    fn a_job_rests_when_all_that_are_left_are_queued() {
+        let mut track = track(3);
+        apply(&mut track, queued(0));
+        apply(&mut track, queued(0));
+        apply(&mut track, queued(2));
+        assert_eq!((track.rest(), track.queued()), (None, 2));
+        finish(&mut track, 1, State::Succeeded);
+        assert_eq!(track.rest(), Some(Rest::Queued));
+        apply(&mut track, EventKind::Offered { target: 0 });
+        assert_eq!((track.rest(), track.queued()), (None, 1));
+        finish(&mut track, 0, State::Succeeded);
+        finish(&mut track, 2, State::Unreachable);
+        assert_eq!((track.rest(), track.queued(), track.is_idle()), (None, 0, true));
     }
 
     #[test]

@@ -1,14 +1,15 @@
-//! What the controller knows of agents for selecting them: id, name, labels.
+//! What the controller knows of agents for selecting them: id, name, labels, facts.
 //!
 //! Only agents that may get work are in it: a revoked agent is removed, and so its name is no longer known. Who is
 //! connected is no matter of selecting and is not kept here.
 
-use muster_proto::fleet::Labels;
+use muster_proto::fleet::{Facts, Labels};
 use muster_proto::id::AgentId;
 use muster_proto::name::HostName;
 use muster_proto::names::natural_cmp;
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// An agent as the target language sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,12 +20,17 @@ pub struct Member {
     pub name: HostName,
     /// What operators say of it.
     pub labels: Labels,
+    /// What it says of itself, once it has.
+    pub facts: Option<Arc<Facts>>,
 }
 
 /// All agents that can be targets.
+///
+/// Cheap to clone: members are shared until one of them changes.
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
-    members: BTreeMap<Natural, Member>,
+    /// In natural order of their names. A place is found by halving, and adding in that order moves nobody.
+    members: Vec<Arc<Member>>,
     names: HashMap<AgentId, HostName>,
 }
 
@@ -43,26 +49,33 @@ impl Fleet {
             return Err(NameTaken { name: member.name, holder: holder.id });
         }
         self.remove(member.id);
-        self.names.insert(member.id, member.name.clone());
-        self.members.insert(Natural(member.name.clone()), member);
+        if let Err(place) = self.place(member.name.as_str()) {
+            self.names.insert(member.id, member.name.clone());
+            self.members.insert(place, Arc::new(member));
+        }
         Ok(())
     }
 
     /// Takes a member out, as when it is revoked; `None` if there is none of this id.
-    pub fn remove(&mut self, id: AgentId) -> Option<Member> {
+    pub fn remove(&mut self, id: AgentId) -> Option<Arc<Member>> {
         let name = self.names.remove(&id)?;
-        self.members.remove(&Natural(name))
+        let place = self.place(name.as_str()).ok()?;
+        Some(self.members.remove(place))
     }
 
-    /// Replaces a member's labels and returns those it had; `None` if there is none of this id.
-    pub fn set_labels(&mut self, id: AgentId, labels: Labels) -> Option<Labels> {
-        let member = self.members.get_mut(&Natural(self.names.get(&id)?.clone()))?;
-        Some(std::mem::replace(&mut member.labels, labels))
+    /// Changes a member's labels or facts; nothing if there is none of this id. Its id and name are not to be changed.
+    pub fn update(&mut self, id: AgentId, labels: Option<Labels>, facts: Option<Arc<Facts>>) {
+        let found = self.names.get(&id).and_then(|name| self.place(name.as_str()).ok());
+        let Some(member) = found.and_then(|place| self.members.get_mut(place)).map(Arc::make_mut) else { return };
+        if let Some(labels) = labels {
+            member.labels = labels;
+        }
+        member.facts = facts.or(member.facts.take());
     }
 
     /// The member of this name.
     pub fn by_name(&self, name: &HostName) -> Option<&Member> {
-        self.members.get(&Natural(name.clone()))
+        self.place(name.as_str()).ok().map(|place| &*self.members[place])
     }
 
     /// The member of this id.
@@ -82,23 +95,21 @@ impl Fleet {
 
     /// All members, sorted as people read names: web2 before web10.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Member> {
-        self.members.values()
+        self.members.iter().map(|member| &**member)
     }
-}
 
-/// A name in natural order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Natural(HostName);
-
-impl Ord for Natural {
-    fn cmp(&self, other: &Self) -> Ordering {
-        natural_cmp(self.0.as_str(), other.0.as_str())
+    /// The member at a place of [`Self::iter`].
+    pub(crate) fn at(&self, place: usize) -> Option<&Member> {
+        self.members.get(place).map(|member| &**member)
     }
-}
 
-impl PartialOrd for Natural {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+    /// Where a name stands, or where it would.
+    pub(crate) fn place(&self, name: &str) -> Result<usize, usize> {
+        let last = self.members.last().map(|last| natural_cmp(last.name.as_str(), name));
+        match last {
+            Some(Ordering::Less) => Err(self.members.len()),
+            _ => self.members.binary_search_by(|member| natural_cmp(member.name.as_str(), name)),
+        }
     }
 }
 
@@ -107,7 +118,12 @@ mod tests {
     use super::*;
 
     fn member(id: u8, name: &str) -> Member {
-        Member { id: AgentId::from_bytes([id; 16]), name: name.parse().expect("a name"), labels: Labels::new() }
+        Member {
+            id: AgentId::from_bytes([id; 16]),
+            name: name.parse().expect("a name"),
+            labels: Labels::new(),
+            facts: None,
+        }
     }
 
     fn names(fleet: &Fleet) -> Vec<&str> {
@@ -124,7 +140,7 @@ mod tests {
         let web9 = member(2, "web9");
         assert_eq!((fleet.by_name(&web9.name), fleet.by_id(web9.id)), (Some(&web9), Some(&web9)));
 
-        assert_eq!(fleet.remove(web9.id), Some(web9.clone()));
+        assert_eq!(fleet.remove(web9.id), Some(Arc::new(web9.clone())));
         assert_eq!((fleet.by_name(&web9.name), fleet.by_id(web9.id), fleet.len()), (None, None, 2));
         assert_eq!(fleet.remove(web9.id), None);
     }
@@ -141,12 +157,18 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_replaced() {
+    fn labels_and_facts_change_alone_and_in_this_fleet_only() {
         let mut fleet = Fleet::default();
         fleet.insert(member(1, "web1")).expect("free name");
+        let before = fleet.clone();
+        let id = AgentId::from_bytes([1; 16]);
         let labels = Labels::from([("role".parse().expect("a key"), "web".parse().expect("a value"))]);
-        assert_eq!(fleet.set_labels(AgentId::from_bytes([1; 16]), labels.clone()), Some(Labels::new()));
-        assert_eq!(fleet.by_id(AgentId::from_bytes([1; 16])).map(|member| &member.labels), Some(&labels));
-        assert_eq!(fleet.set_labels(AgentId::from_bytes([9; 16]), labels), None);
+        let facts = Arc::new(Facts { cpus: 8, ..Facts::default() });
+        fleet.update(id, Some(labels.clone()), None);
+        fleet.update(id, None, Some(Arc::clone(&facts)));
+        fleet.update(AgentId::from_bytes([9; 16]), Some(Labels::new()), None);
+        let changed = fleet.by_id(id).expect("a member");
+        assert_eq!((&changed.labels, changed.facts.as_ref()), (&labels, Some(&facts)));
+        assert_eq!(before.by_id(id), Some(&member(1, "web1")));
     }
 }

@@ -177,7 +177,14 @@ impl Sweep {
             | EventKind::Accepted { .. }
             | EventKind::Started { .. }
             | EventKind::Output { .. }
-            | EventKind::Truncated { .. } => {}
+            | EventKind::Truncated { .. }
+            | EventKind::Wave { .. }
+            | EventKind::Queued { .. }
+            | EventKind::Retrying { .. }
+            | EventKind::Gate { .. }
+            | EventKind::Paused { .. }
+            | EventKind::Resumed { .. }
+            | EventKind::Stopping { .. } => {}
         }
     }
 }
@@ -203,8 +210,8 @@ mod tests {
             start_before: NOW + Duration::from_mins(1),
             deliver: Duration::from_secs(1),
             targets: TargetsDigest { root: [0; 32], count },
-            attempts_max: 1,
-            concurrency: None,
+            rollout: muster_proto::rollout::Rollout::default(),
+            rerun_of: None,
             work: Work::Ping(PingSpec { way: Way::Icmp, family: Family::Any, detail: Detail::Each, probes }),
         }
     }

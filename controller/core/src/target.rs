@@ -1,100 +1,145 @@
 //! Who a job is for: an expression over the fleet becomes a frozen list of hosts, or an error that says why not.
 //!
 //! What an operator saw is what runs: nothing here turns a misspelt, empty or blank selection into "all" or into "no
-//! hosts, success". [`grammar`] reads the language, this file resolves it. An expression is a tree whose nodes choose
-//! among the members of the fleet, so a new operator is a variant with one arm in [`View::choose`].
+//! hosts, success". [`grammar`] reads the language into a [`tree`], [`view`] says whom it stands for. A new kind of
+//! target is a variant of [`tree::Term`] with one arm there; a new fact is a row in [`facts`].
 
+mod compare;
+mod facts;
 mod glob;
 mod grammar;
+mod groups;
+mod lexer;
+mod missing;
 mod nearest;
 mod pings;
+mod regex;
+mod set;
+mod tree;
+mod view;
 
-use crate::fleet::{Fleet, Member};
-pub use grammar::ParseError;
-use grammar::{Expression, Names, Term};
+use crate::fleet::Fleet;
+use grammar::{Budget, Spaces};
+pub use groups::{Groups, Needed};
 use muster_proto::job::Target;
 use muster_proto::limits;
-use muster_proto::name::HostName;
-use muster_proto::names::{ExpandError, expand, fold, natural_cmp};
+use muster_proto::name::{HostName, ParseNameError};
+use muster_proto::names::{ExpandError, expand};
+use muster_proto::selection::Selection;
 pub use pings::{PingPlanError, PlannedPings, pings};
-use std::net::IpAddr;
+use set::Set;
+use std::fmt;
+use tree::Expression;
+use view::View;
 
-/// Names that an error lists before it only counts.
-const NAMED_MAX: usize = 5;
 /// Below this many hosts no job is guarded, however small the fleet.
 const GUARD_HOSTS: usize = 50;
 /// Below this part of the fleet no job is guarded, in per cent.
 const GUARD_PER_CENT: usize = 25;
 
-/// A target expression that was understood.
-///
-/// For now a union with `,` of names and ranges (`web[01-20]`), globs (`db*`, `web?`), labels (`role=web`, the value
-/// may be a glob) and `all`.
-#[derive(Debug, Clone)]
+/// A target expression that was understood. Its text, as printed, reads back as the same.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Selector(Expression);
 
 impl Selector {
     /// Reads an expression. Empty ones and empty parts are errors, and so is what stands for too many names.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        grammar::parse(text).map(Self)
+        grammar::parse(text, Spaces::Nothing, &mut Budget::default()).map(Self)
     }
 
-    /// The hosts it stands for, in natural order, each once. Every name must be known and every glob and label match.
-    pub fn resolve(&self, fleet: &Fleet) -> Result<Vec<Target>, ResolveError> {
-        let view = View::of(fleet)?;
-        view.resolve(&self.0).map(|chosen| view.targets(&chosen))
+    /// The hosts of a part of the fleet that it stands for, in natural order, each once; never none. What fits nobody on
+    /// its own is an error too, but not what does so within a group: that may be for others.
+    pub fn resolve(&self, fleet: &Fleet, groups: &Groups) -> Result<Vec<Target>, ResolveError> {
+        let mut view = View::new(fleet, groups, Strangers::Missed);
+        let chosen = view.choose(&self.0)?;
+        if fleet.is_empty() {
+            return Err(ResolveError::NoAgents);
+        }
+        view.settle_without_groups()?;
+        if chosen.is_empty() { Err(ResolveError::Nobody) } else { Ok(view.targets(&chosen)) }
     }
 }
 
-/// A whole choice of hosts as an operator makes it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Selection {
-    /// Expression; may be empty if there are names.
-    pub targets: String,
-    /// Expression whose hosts are taken out again; empty takes out none. It may stand for hosts that were not chosen.
-    pub exclude: String,
-    /// Names or ranges from a list, joined to the expression.
-    pub names: Vec<String>,
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
-impl Selection {
-    /// The hosts it stands for, in natural order, each once; never an empty list.
-    pub fn resolve(&self, fleet: &Fleet) -> Result<Vec<Target>, SelectionError> {
-        let parse = |text: &str, wrap: fn(ParseError) -> SelectionError| match text {
-            "" => Ok(None),
-            text => grammar::parse(text).map(Some).map_err(wrap),
-        };
-        let targets = parse(&self.targets, SelectionError::Targets)?;
-        let exclude = parse(&self.exclude, SelectionError::Exclude)?;
-        let listed = self.listed()?.map(|names| Expression::Term(Term::Names(names)));
-        let parts: Vec<Expression> = targets.into_iter().chain(listed).collect();
-        if parts.is_empty() {
-            return Err(SelectionError::Missing);
-        }
+/// Hosts that were meant, and what has to be said of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// In natural order, each once; never empty.
+    pub targets: Vec<Target>,
+    /// What was left out, and why: a line each.
+    pub notes: Vec<String>,
+}
 
-        let view = View::of(fleet)?;
-        let mut chosen = view.resolve(&Expression::Union(parts))?;
-        if let Some(exclude) = exclude {
-            let excluded = view.resolve(&exclude).map_err(SelectionError::ResolveExclude)?;
-            chosen.iter_mut().zip(excluded).for_each(|(chosen, excluded)| *chosen &= !excluded);
-        }
-        let targets = view.targets(&chosen);
-        if targets.is_empty() { Err(SelectionError::NobodyLeft) } else { Ok(targets) }
+/// The hosts that a choice stands for. `groups` must have what is [`Needed`], as far as it can be had.
+pub fn resolve(selection: &Selection, fleet: &Fleet, groups: &Groups) -> Result<Resolved, SelectionError> {
+    let mut view = View::new(fleet, groups, Strangers::Missed);
+    let targets = expression(&selection.targets, view.budget()).map_err(SelectionError::Targets)?;
+    let exclude = expression(&selection.exclude, view.budget()).map_err(SelectionError::Exclude)?;
+    let listed = listed(selection)?;
+    if targets.is_none() && listed.is_empty() {
+        return Err(SelectionError::Missing);
     }
 
-    fn listed(&self) -> Result<Option<Names>, SelectionError> {
-        let mut all = Vec::new();
-        for (place, text) in self.names.iter().enumerate() {
-            let fail = |error| SelectionError::Name { place: place + 1, error };
-            let names = expand(text, limits::TARGETS_MAX as usize - all.len()).map_err(fail)?;
-            for name in names {
-                let message = |error: muster_proto::name::ParseNameError| error.to_string();
-                let name = name.parse().map_err(|error| fail(ExpandError { column: 1, message: message(error) }))?;
-                all.push(name);
-            }
-        }
-        Ok(if all.is_empty() { None } else { Some(all) })
+    let mut chosen = targets.map_or(Ok(Set::default()), |targets| view.choose(&targets))?;
+    chosen.join(&view.names(&listed));
+    // Groups that come back to themselves are told even so.
+    if fleet.is_empty() {
+        return Err(ResolveError::NoAgents.into());
     }
+    let mut notes = view.settle(selection.missing)?;
+    let was_empty = chosen.is_empty();
+    if let Some(exclude) = exclude {
+        let excluded = view.choose(&exclude).map_err(SelectionError::ResolveExclude)?;
+        notes.extend(view.settle(selection.missing).map_err(SelectionError::ResolveExclude)?);
+        chosen.subtract(&excluded);
+    }
+    match view.targets(&chosen) {
+        targets if !targets.is_empty() => Ok(Resolved { targets, notes }),
+        _ if was_empty => Err(SelectionError::Nobody(notes)),
+        _ => Err(SelectionError::NobodyLeft),
+    }
+}
+
+/// An expression that may be left out altogether.
+fn expression(text: &str, budget: &mut Budget) -> Result<Option<Expression>, ParseError> {
+    (!text.is_empty()).then(|| grammar::parse(text, Spaces::Nothing, budget)).transpose()
+}
+
+/// The names of a list, ranges expanded.
+fn listed(selection: &Selection) -> Result<Vec<HostName>, SelectionError> {
+    let mut all: Vec<HostName> = Vec::new();
+    for (place, text) in (1..).zip(&selection.names) {
+        let fail = |error| SelectionError::Name { place, error };
+        for name in expand(text, limits::TARGETS_MAX as usize - all.len()).map_err(fail)? {
+            let bad = |error: ParseNameError| fail(ExpandError { column: 1, message: error.to_string() });
+            all.push(name.parse().map_err(bad)?);
+        }
+    }
+    Ok(all)
+}
+
+/// Names that no agent bears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Strangers {
+    /// Are missing.
+    Missed,
+    /// Are hosts without an agent.
+    Taken,
+}
+
+/// An expression that is not understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("column {column}: {message}")]
+pub struct ParseError {
+    /// Where in the expression, in characters from 1.
+    pub column: usize,
+    /// What is wrong and what to write instead.
+    pub message: String,
 }
 
 /// Why a choice of hosts cannot be used, with what to do about it. The texts are whole: none has a source.
@@ -123,9 +168,16 @@ pub enum SelectionError {
     /// What is left out does not exist.
     #[error("exclude: {0}")]
     ResolveExclude(ResolveError),
+    /// Nobody is in what the parts make together; with what was left out of it.
+    #[error("{}{}", ResolveError::Nobody, after(.0))]
+    Nobody(Vec<String>),
     /// All that was chosen is excluded.
     #[error("no host is left: the exclusion takes out every host that was chosen; exclude fewer or choose more")]
     NobodyLeft,
+}
+
+fn after(notes: &[String]) -> String {
+    notes.iter().map(|note| format!("; {note}")).collect()
 }
 
 impl From<ResolveError> for SelectionError {
@@ -140,35 +192,21 @@ pub enum ResolveError {
     /// There is nobody to choose from.
     #[error("no agent is enrolled: `muster token create` makes the token that `muster-agent enroll` takes")]
     NoAgents,
-    /// Names that nobody bears.
-    #[error("{}", unknown_text(names, *count, nearest.as_ref()))]
-    Unknown {
-        /// The first of them, folded.
-        names: String,
-        /// How many there are.
-        count: usize,
-        /// A known name that reads nearly like the first.
-        nearest: Option<HostName>,
+    /// All parts fit somebody, and nobody is in what they make together.
+    #[error("no host is chosen: no agent fits the whole expression")]
+    Nobody,
+    /// Something in it fits nobody: what, and the nearest that there is.
+    #[error("{0}")]
+    Missing(String),
+    /// A group cannot be understood: which, and why.
+    #[error("{0}")]
+    Groups(String),
+    /// The patterns and regular expressions would hold everybody up.
+    #[error("the patterns are too much work over {agents} agents: use fewer or simpler ones, or labels")]
+    Work {
+        /// Members of the fleet.
+        agents: usize,
     },
-    /// A glob or label that fits nobody.
-    #[error("no agent matches {0}: `muster agents` lists names and labels")]
-    Nothing(String),
-}
-
-fn unknown_text(names: &str, count: usize, nearest: Option<&HostName>) -> String {
-    let hint = match nearest {
-        Some(name) => format!("did you mean {name}?"),
-        None => "`muster agents` lists those there are".to_owned(),
-    };
-    match count {
-        0..=1 => format!("no agent is called {names}: {hint}"),
-        2..=NAMED_MAX => format!("no agents are called {names}: {hint}"),
-        more => {
-            let rest = more - NAMED_MAX;
-            let plural = if rest == 1 { "" } else { "s" };
-            format!("no agents are called {names} and {rest} more name{plural}: {hint}")
-        }
-    }
 }
 
 /// Why an operator has to type the count of these hosts before they are used; `None` if there is no need.
@@ -176,125 +214,6 @@ pub fn guard(count: usize, fleet_len: usize) -> Option<String> {
     let guarded = count > GUARD_HOSTS && count.saturating_mul(100) > fleet_len.saturating_mul(GUARD_PER_CENT);
     guarded
         .then(|| format!("{count} hosts are more than {GUARD_HOSTS} and more than {GUARD_PER_CENT} % of {fleet_len}"))
-}
-
-/// The members of a fleet in their order; sets of them are flags by place.
-struct View<'a> {
-    members: Vec<&'a Member>,
-}
-
-impl<'a> View<'a> {
-    fn of(fleet: &'a Fleet) -> Result<Self, ResolveError> {
-        if fleet.is_empty() { Err(ResolveError::NoAgents) } else { Ok(Self::of_any(fleet)) }
-    }
-
-    /// Of a fleet that may be empty.
-    fn of_any(fleet: &'a Fleet) -> Self {
-        Self { members: fleet.iter().collect() }
-    }
-
-    /// Flags of the members an expression stands for.
-    fn resolve(&self, expression: &Expression) -> Result<Vec<bool>, ResolveError> {
-        let (chosen, unknown) = self.choose_any(expression)?;
-        if unknown.is_empty() { Ok(chosen) } else { Err(self.unknown(unknown)) }
-    }
-
-    /// Flags of the members an expression stands for, and the names in it that nobody bears.
-    fn choose_any<'e>(&self, expression: &'e Expression) -> Result<(Vec<bool>, Vec<&'e HostName>), ResolveError> {
-        let mut chosen = vec![false; self.members.len()];
-        let mut unknown = Vec::new();
-        self.choose(expression, &mut chosen, &mut unknown)?;
-        Ok((chosen, unknown))
-    }
-
-    /// Sets the flags of an expression's members and collects the names that nobody bears.
-    fn choose<'e>(
-        &self,
-        expression: &'e Expression,
-        chosen: &mut [bool],
-        unknown: &mut Vec<&'e HostName>,
-    ) -> Result<(), ResolveError> {
-        match expression {
-            Expression::Union(parts) => parts.iter().try_for_each(|part| self.choose(part, chosen, unknown)),
-            Expression::Term(Term::All) if self.members.is_empty() => Err(ResolveError::NoAgents),
-            Expression::Term(Term::All) => {
-                chosen.fill(true);
-                Ok(())
-            }
-            Expression::Term(Term::Names(names)) => {
-                for name in names {
-                    match self.place(name) {
-                        Ok(place) => chosen[place] = true,
-                        Err(_) => unknown.push(name),
-                    }
-                }
-                Ok(())
-            }
-            Expression::Term(term @ Term::Glob(glob)) => {
-                self.choose_where(term, chosen, |member| glob.matches(member.name.as_str()))
-            }
-            Expression::Term(term @ Term::Label { key, value }) => self.choose_where(term, chosen, |member| {
-                member.labels.get(key).is_some_and(|label| value.matches(label.as_str()))
-            }),
-        }
-    }
-
-    fn choose_where(
-        &self,
-        term: &Term,
-        chosen: &mut [bool],
-        fits: impl Fn(&Member) -> bool,
-    ) -> Result<(), ResolveError> {
-        let mut found = false;
-        for (flag, member) in chosen.iter_mut().zip(&self.members) {
-            if fits(member) {
-                (*flag, found) = (true, true);
-            }
-        }
-        if found { Ok(()) } else { Err(ResolveError::Nothing(term.to_string())) }
-    }
-
-    fn place(&self, name: &HostName) -> Result<usize, usize> {
-        self.members.binary_search_by(|member| natural_cmp(member.name.as_str(), name.as_str()))
-    }
-
-    fn targets(&self, chosen: &[bool]) -> Vec<Target> {
-        let chosen = self.members.iter().zip(chosen).filter(|(_, chosen)| **chosen);
-        chosen.map(|(member, _)| Target { agent: member.id, name: member.name.clone() }).collect()
-    }
-
-    /// What to say of names that nobody bears where they are taken as hosts without an agent; addresses are no surprise.
-    fn strangers(&self, names: &[&HostName]) -> Option<String> {
-        let is_name = |name: &&HostName| name.as_str().parse::<IpAddr>().is_err();
-        let mut names: Vec<&HostName> = names.iter().copied().filter(is_name).collect();
-        names.sort_unstable_by(|a, b| natural_cmp(a.as_str(), b.as_str()));
-        names.dedup();
-        let known = self.members.iter().map(|member| &member.name);
-        let nearest = nearest::nearest(names.first()?.as_str(), known);
-        let hint = nearest.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
-        let listed = fold(names.iter().take(NAMED_MAX).map(|name| name.as_str()));
-        Some(match names.len() {
-            1 => format!("{listed}: no agent has this name, taken as a host without one{hint}"),
-            2..=NAMED_MAX => format!("{listed}: no agent has these names, taken as hosts without one{hint}"),
-            more => {
-                format!(
-                    "{listed} and {} more: no agent has these names, taken as hosts without one{hint}",
-                    more - NAMED_MAX
-                )
-            }
-        })
-    }
-
-    fn unknown(&self, mut names: Vec<&HostName>) -> ResolveError {
-        names.sort_unstable_by(|a, b| natural_cmp(a.as_str(), b.as_str()));
-        names.dedup();
-        let known = self.members.iter().map(|member| &member.name);
-        ResolveError::Unknown {
-            names: fold(names.iter().take(NAMED_MAX).map(|name| name.as_str())),
-            count: names.len(),
-            nearest: names.first().and_then(|name| nearest::nearest(name.as_str(), known)).cloned(),
-        }
-    }
 }
 
 #[cfg(test)]

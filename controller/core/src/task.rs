@@ -1,10 +1,10 @@
-//! One job on one target: its whole life, in one place.
+//! One attempt of a job at one target, or the gate there: its whole life, in one place.
 //!
 //! ```text
-//! Planned ──turn──▶ Due ──contact──▶ Offered ──▶ Accepted ──▶ Started ──▶ Ended
-//!    │               │                 │ ▲          │            │          ▲
-//!    │               │                 └─┘ Never    │            │          │
-//!    └───────────────┴──────── skipped, unreachable, expired, rejected, indeterminate
+//! Later ─▶ Planned ──turn──▶ Due ──contact──▶ Offered ──▶ Accepted ──▶ Started ──▶ Ended
+//!             │               │                 │ ▲          │            │          ▲
+//!             │               │                 └─┘ Never    │            │          │
+//!             └───────────────┴──────── skipped, unreachable, expired, rejected, indeterminate
 //! ```
 //!
 //! A phase holds only what is true in it. What an agent says is hostile until it fits: a report that cannot follow
@@ -16,12 +16,10 @@ use muster_proto::link::{Frame, FrameBody, RejectKind};
 use muster_proto::outcome::{End, EndKind, Outcome, State};
 use muster_proto::time::Timestamp;
 
-/// A target of a job with what is known of it.
+/// A task with what is known of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
     pub(crate) phase: Phase,
-    /// Whether the agent can be told anything now. Lost contact is an overlay, not a phase.
-    pub(crate) contact: Contact,
     /// Number of the next frame: those before it are in the job's events.
     pub(crate) frames: u64,
     /// Next offset of stdout and stderr.
@@ -32,28 +30,20 @@ pub struct Task {
     gaps: u32,
     /// The agent's session was asked what it knows of the task, and has not answered.
     pub(crate) asked: bool,
+    /// It was offered, the agent proved that it never had it, and the next offer has to wait: only while `Offered`.
+    pub(crate) again: bool,
 }
 
 /// Places where output may be missing: one a stream, and as many again for a supervisor that began anew.
 const GAPS_MAX: u32 = 4;
 
-/// Whether an agent can be told anything now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Contact {
-    /// It has no session.
-    #[default]
-    Away,
-    /// It has one.
-    Here,
-    /// It may have none: two machines use its identity.
-    Quarantined,
-}
-
 /// Where a task stands.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Phase {
-    /// Its turn has not come.
+    /// Its turn has not come, or there is no room yet.
     Planned,
+    /// Its turn comes at that time: starts are spread, or it is tried again after a pause.
+    Later(Timestamp),
     /// Its turn has come; it waits for its agent until then.
     Due(Timestamp),
     /// Handed to the agent's session. Without contact it is given up at that time, as in the next two.
@@ -100,15 +90,7 @@ pub enum Refused {
 
 impl Default for Task {
     fn default() -> Self {
-        Self {
-            phase: Phase::Planned,
-            contact: Contact::Away,
-            frames: 0,
-            offsets: [0; 2],
-            kept: 0,
-            gaps: 0,
-            asked: false,
-        }
+        Self { phase: Phase::Planned, frames: 0, offsets: [0; 2], kept: 0, gaps: 0, asked: false, again: false }
     }
 }
 
@@ -126,20 +108,10 @@ impl Task {
         &self.phase
     }
 
-    /// How its agent can be reached.
-    pub const fn contact(&self) -> Contact {
-        self.contact
-    }
-
-    /// Its agent has a session now.
-    pub const fn is_connected(&self) -> bool {
-        matches!(self.contact, Contact::Here)
-    }
-
     /// The phase as it is shown.
     pub const fn shown_phase(&self) -> job::Phase {
         match self.phase {
-            Phase::Planned | Phase::Due(_) => job::Phase::Planned,
+            Phase::Planned | Phase::Later(_) | Phase::Due(_) => job::Phase::Planned,
             Phase::Offered(_) => job::Phase::Offered,
             Phase::Accepted(_) => job::Phase::Accepted,
             Phase::Started(_) | Phase::Ended(_) => job::Phase::Started,
@@ -151,15 +123,22 @@ impl Task {
         matches!(self.phase, Phase::Offered(_) | Phase::Accepted(_) | Phase::Started(_))
     }
 
-    /// Its agent can be told not to start it.
+    /// Nothing of it can run before it is offered, for the first time or again.
+    pub(crate) const fn is_waiting(&self) -> bool {
+        self.again || matches!(self.phase, Phase::Planned | Phase::Later(_) | Phase::Due(_))
+    }
+
+    /// Its agent may be about to start it.
     pub(crate) const fn is_withdrawable(&self) -> bool {
-        self.is_connected() && matches!(self.phase, Phase::Offered(_) | Phase::Accepted(_))
+        matches!(self.phase, Phase::Offered(_) | Phase::Accepted(_))
     }
 
     /// The moment at which time alone decides about it.
     pub(crate) const fn timer(&self) -> Option<Timestamp> {
         match self.phase {
-            Phase::Due(at) | Phase::Offered(at) | Phase::Accepted(at) | Phase::Started(at) => Some(at),
+            Phase::Later(at) | Phase::Due(at) | Phase::Offered(at) | Phase::Accepted(at) | Phase::Started(at) => {
+                Some(at)
+            }
             Phase::Planned | Phase::Ended(_) => None,
         }
     }
@@ -169,7 +148,7 @@ impl Task {
         match self.phase {
             Phase::Offered(_) => Ok(Some(Change::Accepted)),
             Phase::Accepted(_) | Phase::Started(_) | Phase::Ended(_) => Ok(None),
-            Phase::Planned | Phase::Due(_) => Err(Refused::Phase),
+            Phase::Planned | Phase::Later(_) | Phase::Due(_) => Err(Refused::Phase),
         }
     }
 
@@ -178,7 +157,7 @@ impl Task {
         match self.phase {
             Phase::Offered(_) | Phase::Accepted(_) => Ok(Some(Change::Started)),
             Phase::Started(_) | Phase::Ended(_) => Ok(None),
-            Phase::Planned | Phase::Due(_) => Err(Refused::Phase),
+            Phase::Planned | Phase::Later(_) | Phase::Due(_) => Err(Refused::Phase),
         }
     }
 
@@ -192,7 +171,7 @@ impl Task {
         match self.phase {
             Phase::Offered(_) | Phase::Accepted(_) => Ok(Some(Change::Ended(Outcome::without_run(state, reason)))),
             Phase::Ended(_) => Ok(None),
-            Phase::Planned | Phase::Due(_) | Phase::Started(_) => Err(Refused::Phase),
+            _ => Err(Refused::Phase),
         }
     }
 
@@ -209,7 +188,7 @@ impl Task {
                 "the agent lost its record of a task that it had accepted",
             )))),
             Phase::Ended(_) => Ok(None),
-            Phase::Planned | Phase::Due(_) => Err(Refused::Phase),
+            Phase::Planned | Phase::Later(_) | Phase::Due(_) => Err(Refused::Phase),
         }
     }
 

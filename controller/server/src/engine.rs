@@ -1,7 +1,7 @@
 //! Jobs at work: each is owned by one task ([`running`]); this is how the doors reach them.
 //!
 //! ```text
-//! operators ─ submit, cancel, hosts ─┐                        ┌─▶ store (durable first)
+//! operators ─ submit, orders, looks ─┐                        ┌─▶ store (durable first)
 //!                                    ├─▶ the job's own task ──┼─▶ progress (a doorbell for followers)
 //! agents ─── hello, reports, gone ───┘   (a pure machine)     └─▶ sessions (then the agents are told)
 //! ```
@@ -13,10 +13,13 @@ mod commit;
 mod late;
 mod look;
 mod machine;
+mod order;
 mod pinging;
 mod running;
 
-pub use look::Look;
+pub use look::{Look, Survey};
+pub use machine::TaskView;
+pub use order::{Order, Ordered};
 
 use crate::ping::Prober;
 use crate::sessions::{Epoch, Sessions};
@@ -26,23 +29,18 @@ use machine::{Machine, Views};
 use muster_core::job::Held;
 use muster_proto::event::Event;
 use muster_proto::id::{AgentId, JobId, TaskId};
-use muster_proto::job::{JobSpec, JobState, SignedJob, Target, TargetList, target_tree};
+use muster_proto::job::{JobSpec, SignedJob, Target, TargetList, target_tree};
 use muster_proto::link::{TaskReport, ToAgent, Unfinished};
 use muster_proto::name::OperatorName;
-use muster_proto::outcome::Outcome;
 use muster_store::{AcceptError, AuditEntry, NewJob, Store, StoreError};
 use pinging::Pinging;
 use running::{Input, Reports, Running};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// How long a cancel may take to become durable before the operator is told that it waits.
-const CANCEL_MAX: Duration = Duration::from_secs(10);
 /// Batches that may wait for one job.
 const QUEUE_LEN: usize = 256;
 
@@ -100,9 +98,6 @@ pub struct Progress {
     pub done: bool,
 }
 
-/// A target of a job: where it stands.
-pub type TaskView = (muster_proto::job::Phase, Option<Outcome>);
-
 /// What a session's beginning means for the tasks of its agent.
 #[derive(Debug, Default, PartialEq)]
 pub struct Resumption {
@@ -112,15 +107,6 @@ pub struct Resumption {
     pub outstanding: Vec<TaskId>,
     /// What follows the welcome.
     pub then: Vec<ToAgent>,
-}
-
-/// What came of a cancel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cancelled {
-    /// It is under way, and durable.
-    Accepted,
-    /// The job was over.
-    AlreadyDone,
 }
 
 /// The job is not known, or the store failed.
@@ -134,9 +120,12 @@ pub enum EngineError {
     Stopped(JobId),
     /// The store cannot write at the moment.
     #[error(
-        "job {0} waits for the store, which cannot write: check the space of its disk; the cancel counts once it can"
+        "job {0} waits for the store, which cannot write: check the space of its disk; what you asked for counts once it can"
     )]
     Waiting(JobId),
+    /// The job is at work, and yet this cannot be asked of it.
+    #[error("job {0} cannot be paused: {1}")]
+    NotPausable(JobId, &'static str),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -219,7 +208,7 @@ impl Engine {
         // A task of its own: whatever becomes of it, the job does not stay in the list as if it were at work.
         let at_work = match (job, targets) {
             (Machine::Command(job), TargetList::Agents(targets)) => {
-                let running = target_tree(&targets).map(|tree| Running::new(job, signed, targets, tree, self.clone()));
+                let running = target_tree(&targets).map(|tree| Running::new(*job, signed, targets, tree, self.clone()));
                 tokio::spawn(async move {
                     match running {
                         Some(running) => running.run(queue, progress).await,
@@ -229,7 +218,7 @@ impl Engine {
             }
             (Machine::Ping(sweep), TargetList::Pings(list)) => {
                 let (store, stats) = (self.store.clone(), Arc::clone(&self.stats));
-                let pinging = Pinging::new(sweep, list, &self.prober, store, stats);
+                let pinging = Pinging::new(*sweep, list, &self.prober, store, stats);
                 tokio::spawn(async move {
                     pinging.run(queue, progress).await;
                     Vec::new()
@@ -282,26 +271,6 @@ impl Engine {
         Ok(views.into_views())
     }
 
-    /// Ends a job. Returns once the cancel is durable.
-    pub async fn cancel(&self, job: JobId, operator: OperatorName) -> Result<Cancelled, EngineError> {
-        if let Some(handle) = self.handle(job) {
-            let (answer, cancelled) = oneshot::channel();
-            let asked = async {
-                handle.inputs.send(Input::Cancel { operator, answer }).await.is_ok() && cancelled.await.is_ok()
-            };
-            match timeout(CANCEL_MAX, asked).await {
-                Ok(true) => return Ok(Cancelled::Accepted),
-                Ok(false) => {}
-                Err(_) => return Err(EngineError::Waiting(job)),
-            }
-        }
-        match self.store.job(job).await? {
-            Some(stored) if stored.summary.state == JobState::Done => Ok(Cancelled::AlreadyDone),
-            Some(_) => Err(EngineError::Stopped(job)),
-            None => Err(EngineError::NoSuchJob(job)),
-        }
-    }
-
     /// A session began. Every job that has the agent among its targets learns of it, and no other; what they answer is
     /// durable.
     pub async fn hello(
@@ -316,7 +285,7 @@ impl Engine {
             let held = unfinished
                 .iter()
                 .filter(|held| held.task.job == job)
-                .map(|held| (held.task, Held { started: held.started }));
+                .map(|held| (held.task, Held { attempt: held.task.attempt, started: held.started }));
             let (answer, reply) = oneshot::channel();
             let input = Input::Hello { agent, epoch, held: held.collect(), answer };
             if handle.inputs.send(input).await.is_ok() {

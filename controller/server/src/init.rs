@@ -4,6 +4,7 @@
 //! operator's key is written into that user's configuration and nowhere else.
 
 use crate::clock;
+use crate::danger;
 use crate::files::{self, Staged};
 use crate::issuers::{IssueError, Issuers, IssuersError, PublicKey, RequestError, Validity};
 use crate::settings::{self, OPERATORS_PORT, Settings, StateDir};
@@ -132,6 +133,8 @@ impl Init {
         let registered = store.register_operator(self.operator.clone(), public.fingerprint(), now).await;
         store.close().await;
         registered?;
+        files::create_private(&state.danger(), danger::DEFAULTS.as_bytes())
+            .map_err(|source| InitError::State { path: state.danger(), source })?;
         // Last: this file says that the directory is complete.
         files::create_private(&state.cluster(), format!("{cluster}\n").as_bytes())
             .map_err(|source| InitError::State { path: state.cluster(), source })?;
@@ -319,8 +322,8 @@ mod tests {
             start_before: clock::now() + limits::START_BEFORE_DEFAULT,
             deliver: limits::DELIVER_DEFAULT,
             targets: TargetsDigest { root: Hash::default(), count: 1 },
-            attempts_max: 1,
-            concurrency: None,
+            rollout: muster_proto::rollout::Rollout::default(),
+            rerun_of: None,
             work: Work::Command(Command::new(Program::Shell(b"true".to_vec()))),
         }
     }

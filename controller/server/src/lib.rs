@@ -7,9 +7,11 @@
 pub mod agents;
 pub mod check;
 pub mod clock;
+pub mod danger;
 pub mod engine;
 pub mod enrol;
 mod files;
+pub mod groups;
 pub mod init;
 pub mod issuers;
 pub mod limiter;

@@ -85,6 +85,13 @@ struct ServeArgs {
     /// Done jobs to keep: a time, a number as 10000jobs, a size as 50GiB, or several of them; all keeps everything [default: 30d]
     #[arg(long, value_name = "KEEP,...", value_delimiter = ',')]
     keep: Vec<settings::Keep>,
+    /// Directory of outside groups: files with lines `group: targets`, and programs that print a group's targets; each
+    /// is used as @FILE:GROUP [default: none]
+    #[arg(long, value_name = "DIR")]
+    groups: Option<PathBuf>,
+    /// Patterns of commands that operators have to confirm [default: danger.conf in the state directory]
+    #[arg(long, value_name = "FILE")]
+    danger: Option<PathBuf>,
     /// Connections a second from one address, to each listener; loopback is never limited [default: no limit]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     connection_rate: Option<u32>,
@@ -213,6 +220,8 @@ fn settings_of(args: ServeArgs) -> anyhow::Result<Settings> {
             ..defaults.limits
         },
         keep: settings::retention(&args.keep).map_err(anyhow::Error::msg)?,
+        groups: args.groups,
+        danger: args.danger,
         ..defaults
     })
 }

@@ -7,7 +7,9 @@ mod audit;
 mod find;
 mod fleet;
 mod follow;
+mod groups;
 mod jobs;
+mod pace;
 mod people;
 mod ping;
 mod schedules;
@@ -15,7 +17,9 @@ mod status;
 mod why;
 
 use crate::clock;
+use crate::danger::Danger;
 use crate::engine::Engine;
+use crate::groups::Resolver;
 use crate::issuers::Issuers;
 use crate::listen::{Gate, PeerInfo};
 use crate::reply::Reply as _;
@@ -41,6 +45,8 @@ pub struct OperatorDoor {
     schedules: Schedules,
     sessions: Sessions,
     roster: Roster,
+    resolver: Resolver,
+    danger: Danger,
     store: Store,
     issuers: Arc<Issuers>,
     trust: OperatorTrust,
@@ -53,31 +59,46 @@ pub struct OperatorDoor {
     streams: Arc<Mutex<HashMap<OperatorName, CancellationToken>>>,
 }
 
+/// What is behind the door.
+pub struct Behind {
+    /// Jobs.
+    pub engine: Engine,
+    /// Pings that are repeated.
+    pub schedules: Schedules,
+    /// Agents, and who is meant by what.
+    pub resolver: Resolver,
+    /// What has to be confirmed.
+    pub danger: Danger,
+    /// Who is an operator.
+    pub issuers: Arc<Issuers>,
+    /// Every listener, for what it has counted.
+    pub listeners: Arc<[(&'static str, Arc<Gate>)]>,
+    /// Port of the enrolment listener, for login codes.
+    pub enrolment_port: u16,
+    /// Ends all streams.
+    pub stop: CancellationToken,
+}
+
 impl OperatorDoor {
-    /// A door into these jobs and agents. Streams end when `stop` is cancelled.
-    pub fn new(
-        engine: Engine,
-        schedules: Schedules,
-        roster: Roster,
-        issuers: Arc<Issuers>,
-        listeners: Arc<[(&'static str, Arc<Gate>)]>,
-        enrolment_port: u16,
-        stop: CancellationToken,
-    ) -> Result<Self, SealError> {
+    /// A door into these jobs and agents.
+    pub fn new(behind: Behind) -> Result<Self, SealError> {
+        let Behind { engine, schedules, resolver, danger, issuers, listeners, enrolment_port, stop } = behind;
         let trust = OperatorTrust::new(issuers.cluster(), issuers.operator_ca().clone())?;
-        let (store, sessions, streams) = (engine.store().clone(), roster.sessions().clone(), Arc::default());
+        let (roster, store) = (resolver.roster().clone(), engine.store().clone());
         Ok(Self {
             engine,
             schedules,
-            sessions,
+            sessions: roster.sessions().clone(),
             roster,
+            resolver,
+            danger,
             store,
             issuers,
             trust,
             listeners,
             enrolment_port,
             stop,
-            streams,
+            streams: Arc::default(),
         })
     }
 
@@ -157,12 +178,12 @@ impl wire::operator_server::Operator for OperatorDoor {
 
     async fn plan_ping(&self, request: Request<wire::PlanPingRequest>) -> Answer<wire::PlanPingReply> {
         self.caller(&request).await?;
-        ping::plan(self, request.into_inner()).map(Response::new)
+        ping::plan(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn plan(&self, request: Request<wire::PlanRequest>) -> Answer<wire::PlanReply> {
         self.caller(&request).await?;
-        jobs::plan(self, request.into_inner()).map(Response::new)
+        jobs::plan(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn submit(&self, request: Request<Streaming<wire::SubmitPart>>) -> Answer<wire::SubmitReply> {
@@ -182,7 +203,37 @@ impl wire::operator_server::Operator for OperatorDoor {
 
     async fn cancel(&self, request: Request<wire::CancelRequest>) -> Answer<wire::CancelReply> {
         let operator = self.caller(&request).await?;
-        jobs::cancel(self, operator, request.into_inner()).await.map(Response::new)
+        pace::cancel(self, operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn pause(&self, request: Request<wire::PauseRequest>) -> Answer<wire::PauseReply> {
+        let operator = self.caller(&request).await?;
+        pace::pause(self, operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn resume(&self, request: Request<wire::ResumeRequest>) -> Answer<wire::ResumeReply> {
+        let operator = self.caller(&request).await?;
+        pace::resume(self, operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_queue(&self, request: Request<wire::ListQueueRequest>) -> Answer<wire::ListQueueReply> {
+        self.caller(&request).await?;
+        Ok(Response::new(pace::queue(self).await))
+    }
+
+    async fn set_group(&self, request: Request<wire::SetGroupRequest>) -> Answer<wire::SetGroupReply> {
+        let operator = self.caller(&request).await?;
+        groups::set(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn remove_group(&self, request: Request<wire::RemoveGroupRequest>) -> Answer<wire::RemoveGroupReply> {
+        let operator = self.caller(&request).await?;
+        groups::remove(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_groups(&self, request: Request<wire::ListGroupsRequest>) -> Answer<wire::ListGroupsReply> {
+        self.caller(&request).await?;
+        groups::list(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_jobs(&self, request: Request<wire::ListJobsRequest>) -> Answer<wire::ListJobsReply> {
@@ -197,7 +248,7 @@ impl wire::operator_server::Operator for OperatorDoor {
 
     async fn list_agents(&self, request: Request<wire::ListAgentsRequest>) -> Answer<wire::ListAgentsReply> {
         self.caller(&request).await?;
-        fleet::list(self, request.into_inner()).map(Response::new)
+        fleet::list(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn label_agents(&self, request: Request<wire::LabelAgentsRequest>) -> Answer<wire::LabelAgentsReply> {

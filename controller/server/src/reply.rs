@@ -4,13 +4,14 @@
 //! wrong" (exit status 2), everything else into "the controller is unavailable or refused" (6).
 
 use crate::engine::EngineError;
+use crate::groups::{ChangeError, SourceError, WhoError};
 use crate::issuers::{IssueError, RequestError};
 use crate::schedules::{MakeError, StandingsError};
 use muster_core::target::{PingPlanError, SelectionError};
 use muster_proto::seal::SealError;
 use muster_proto::wire::WireError;
 use muster_store::{
-    AcceptError, AgentError, ApproveError, BlobError, EnrolError, LoginError, OperatorError, PendingError,
+    AcceptError, AgentError, ApproveError, BlobError, EnrolError, GroupError, LoginError, OperatorError, PendingError,
     ResolveError, ScheduleError, StoreError,
 };
 use tonic::{Code, Status};
@@ -37,6 +38,35 @@ impl Reply for SelectionError {
 impl Reply for PingPlanError {
     fn reply(self) -> Status {
         Status::invalid_argument(self.to_string())
+    }
+}
+
+impl Reply for WhoError {
+    fn reply(self) -> Status {
+        match self {
+            Self::Selection(error) => error.reply(),
+            Self::Ping(error) => error.reply(),
+            Self::Parse(_) | Self::Resolve(_) => Status::invalid_argument(self.to_string()),
+            Self::Source(SourceError::NoSources(_) | SourceError::Unknown { .. }) => {
+                Status::invalid_argument(self.to_string())
+            }
+            Self::Source(_) | Self::Slow => Status::failed_precondition(self.to_string()),
+            Self::Interrupted => Status::unavailable(self.to_string()),
+            Self::Store(error) => error.reply(),
+        }
+    }
+}
+
+impl Reply for ChangeError {
+    fn reply(self) -> Status {
+        match self {
+            Self::Meaning(error) => error.reply(),
+            Self::Unknown(_) => Status::invalid_argument(self.to_string()),
+            Self::Used { .. } => Status::failed_precondition(self.to_string()),
+            Self::Group(GroupError::Unknown(_)) => Status::not_found(self.to_string()),
+            Self::Group(GroupError::TooMany | GroupError::TooLarge) => Status::failed_precondition(self.to_string()),
+            Self::Group(GroupError::Store(error)) => error.reply(),
+        }
     }
 }
 
@@ -76,6 +106,7 @@ impl Reply for EngineError {
     fn reply(self) -> Status {
         match self {
             Self::NoSuchJob(_) => Status::not_found(self.to_string()),
+            Self::NotPausable(..) => Status::failed_precondition(self.to_string()),
             Self::Stopped(_) | Self::Waiting(_) => Status::unavailable(self.to_string()),
             Self::Store(error) => error.reply(),
         }

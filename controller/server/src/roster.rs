@@ -3,12 +3,11 @@
 use crate::sessions::Sessions;
 use bytes::Bytes;
 use muster_core::fleet::{Fleet, Member};
-use muster_core::target::{PingPlanError, PlannedPings, Selection, SelectionError, pings};
 use muster_proto::fleet::{AgentInfo, ClockOffset, Facts, Labels, Party};
 use muster_proto::id::AgentId;
 use muster_proto::job::Target;
 use muster_proto::name::HostName;
-use muster_proto::ping::PingSelection;
+use muster_proto::names::natural_cmp;
 use muster_proto::time::Timestamp;
 use muster_store::{AgentRecord, Store, StoreError};
 use std::collections::HashMap;
@@ -24,8 +23,8 @@ pub struct Roster {
 
 #[derive(Default)]
 struct Inner {
-    /// Those that can be targets.
-    fleet: Fleet,
+    /// Those that can be targets; copied on the first change after somebody has taken it to look at.
+    fleet: Arc<Fleet>,
     /// All of them, revoked ones too.
     records: HashMap<AgentId, AgentRecord>,
     /// The clock of each against ours, as it last said hello.
@@ -36,7 +35,10 @@ impl Roster {
     /// Reads the store.
     pub async fn load(store: &Store, sessions: Sessions) -> Result<Self, StoreError> {
         let roster = Self { sessions, inner: Arc::default() };
-        for record in store.agents().await? {
+        let mut records = store.agents().await?;
+        // Who comes in this order is added at the end.
+        records.sort_unstable_by(|a, b| natural_cmp(a.name.as_str(), b.name.as_str()));
+        for record in records {
             if let Some(quarantine) = &record.quarantine {
                 let refused = crate::agents::refused_as_copy(&record.name, quarantine);
                 roster.sessions.quarantine(record.id, record.last_epoch, quarantine.clone(), &refused);
@@ -64,8 +66,9 @@ impl Roster {
     pub fn add(&self, record: AgentRecord) {
         let mut inner = self.write();
         if record.revoked_at.is_none() {
-            let member = Member { id: record.id, name: record.name.clone(), labels: record.labels.clone() };
-            if let Err(error) = inner.fleet.insert(member) {
+            let (name, labels, facts) = (record.name.clone(), record.labels.clone(), record.facts.clone());
+            let member = Member { id: record.id, name, labels, facts };
+            if let Err(error) = Arc::make_mut(&mut inner.fleet).insert(member) {
                 warn!(agent = %record.id, %error, "the agent cannot be a target");
             }
         }
@@ -75,7 +78,7 @@ impl Roster {
     /// Labels that are in the store.
     pub fn set_labels(&self, agent: AgentId, labels: Labels) {
         let mut inner = self.write();
-        inner.fleet.set_labels(agent, labels.clone());
+        Arc::make_mut(&mut inner.fleet).update(agent, Some(labels.clone()), None);
         if let Some(record) = inner.records.get_mut(&agent) {
             record.labels = labels;
         }
@@ -83,7 +86,10 @@ impl Roster {
 
     /// Facts that are in the store.
     pub fn set_facts(&self, agent: AgentId, digest: Bytes, facts: Facts) {
-        if let Some(record) = self.write().records.get_mut(&agent) {
+        let facts = Arc::new(facts);
+        let mut inner = self.write();
+        Arc::make_mut(&mut inner.fleet).update(agent, None, Some(Arc::clone(&facts)));
+        if let Some(record) = inner.records.get_mut(&agent) {
             record.facts = Some(facts);
             record.facts_digest = Some(digest);
         }
@@ -92,7 +98,7 @@ impl Roster {
     /// A revocation that is in the store: no target any more.
     pub fn revoke(&self, agent: AgentId, at: Timestamp) {
         let mut inner = self.write();
-        inner.fleet.remove(agent);
+        Arc::make_mut(&mut inner.fleet).remove(agent);
         if let Some(record) = inner.records.get_mut(&agent) {
             record.revoked_at = Some(at);
         }
@@ -146,15 +152,9 @@ impl Roster {
         agents.iter().map(target).collect()
     }
 
-    /// Resolves a selection over the agents that can be targets, and says how many there are of those.
-    pub fn resolve(&self, selection: &Selection) -> Result<(Vec<Target>, usize), SelectionError> {
-        let inner = self.read();
-        Ok((selection.resolve(&inner.fleet)?, inner.fleet.len()))
-    }
-
-    /// Who is pinged from where, over the agents that can be targets.
-    pub fn pings(&self, selection: &PingSelection) -> Result<PlannedPings, PingPlanError> {
-        pings(selection, &self.read().fleet)
+    /// The agents that can be targets, as they are now: what looks at all of them does so without holding anybody up.
+    pub fn fleet(&self) -> Arc<Fleet> {
+        Arc::clone(&self.read().fleet)
     }
 
     /// Whether each of these agents can be a target and has the name that stands with it.
@@ -191,7 +191,7 @@ impl Roster {
             since: session.as_ref().map(|session| session.since).or(record.last_seen),
             address: session.as_ref().map(|session| session.address.to_string()),
             labels: record.labels.clone(),
-            facts: record.facts.clone(),
+            facts: record.facts.as_deref().cloned(),
             enrolled_at: record.enrolled_at,
             revoked_at: record.revoked_at,
             clock: inner.clocks.get(&agent).copied(),

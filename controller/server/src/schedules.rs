@@ -11,10 +11,9 @@
 mod rounds;
 
 use crate::clock;
+use crate::groups::{Resolver, WhoError};
 use crate::ping::Prober;
-use crate::roster::Roster;
 use crate::stats::Stats;
-use muster_core::target::PingPlanError;
 use muster_core::watch::{History, Watch};
 use muster_proto::limits;
 use muster_proto::name::OperatorName;
@@ -44,7 +43,7 @@ pub struct Schedules {
 
 struct Inner {
     store: Store,
-    roster: Roster,
+    resolver: Resolver,
     prober: Prober,
     stats: Arc<Stats>,
     /// One for each round at a time.
@@ -118,7 +117,7 @@ pub enum MakeError {
     Pairs(usize),
     /// Nobody is meant, or nobody that exists.
     #[error(transparent)]
-    Plan(#[from] PingPlanError),
+    Plan(#[from] WhoError),
     /// The name, or the store.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
@@ -148,11 +147,16 @@ pub struct Made {
 
 impl Schedules {
     /// Takes up all schedules where they stood. Their first rounds are spread.
-    pub async fn start(store: Store, roster: Roster, prober: Prober, stats: Arc<Stats>) -> Result<Self, StoreError> {
+    pub async fn start(
+        store: Store,
+        resolver: Resolver,
+        prober: Prober,
+        stats: Arc<Stats>,
+    ) -> Result<Self, StoreError> {
         let permits = Arc::new(Semaphore::new(limits::SCHEDULE_ROUNDS_MAX));
         let schedules = store.schedules().await?;
         let running = tokio::sync::Mutex::default();
-        let inner = Inner { store, roster, prober, stats, permits, began: Instant::now(), running };
+        let inner = Inner { store, resolver, prober, stats, permits, began: Instant::now(), running };
         let started = Self { inner: Arc::new(inner) };
         for schedule in schedules {
             let mut watch = Watch::new(schedule.name.clone(), schedule.every, clock::now());
@@ -191,7 +195,7 @@ impl Schedules {
         schedule.spec.detail = Detail::Ends;
         let rate = schedule.spec.probes.rate.map_or(limits::SCHEDULE_RATE_MAX, NonZeroU32::get);
         schedule.spec.probes.rate = NonZeroU32::new(rate.min(limits::SCHEDULE_RATE_MAX));
-        let (list, mut notes) = self.inner.roster.pings(&schedule.selection)?;
+        let (list, mut notes) = self.inner.resolver.pings(schedule.selection.clone()).await?;
         let targets = within(&list).map_err(MakeError::Pairs)?;
         let round = length(&list, &schedule.spec.probes);
         if round > schedule.every {

@@ -2,12 +2,14 @@
 
 use crate::agents::AgentDoor;
 use crate::clock;
+use crate::danger::{self, Danger, DangerError};
 use crate::engine::Engine;
 use crate::enrol::{Enrolment, OnEnrolled, Terms};
 use crate::files::Staged;
+use crate::groups::{Resolver, SourceError, Sources};
 use crate::issuers::{IssueError, Issuers, IssuersError, Validity};
 use crate::listen::{Gate, Listener, Role};
-use crate::operators::OperatorDoor;
+use crate::operators::{Behind, OperatorDoor};
 use crate::ping::Prober;
 use crate::retention;
 use crate::roster::Roster;
@@ -61,6 +63,8 @@ pub struct Server {
     issuers: Arc<Issuers>,
     sessions: Sessions,
     roster: Roster,
+    resolver: Resolver,
+    danger: Danger,
     prober: Prober,
     engine: Engine,
     schedules: Schedules,
@@ -109,7 +113,12 @@ impl Server {
         let stats = Arc::new(Stats::default());
         let prober = Prober::new(sessions.clone(), roster.clone(), Arc::clone(&stats));
         let engine = Engine::start(store.clone(), sessions.clone(), prober.clone(), Arc::clone(&stats)).await?;
-        let schedules = Schedules::start(store.clone(), roster.clone(), prober.clone(), Arc::clone(&stats)).await?;
+        let sources = settings.groups.as_deref().map(Sources::open).transpose()?.unwrap_or_default();
+        let resolver = Resolver::new(roster.clone(), store.clone(), sources);
+        let danger = Danger::load(
+            settings.danger.clone().map_or_else(|| danger::Source::Default(state.danger()), danger::Source::File),
+        )?;
+        let schedules = Schedules::start(store.clone(), resolver.clone(), prober.clone(), Arc::clone(&stats)).await?;
         write_addresses(&state.addresses(), &addresses)?;
         Ok(Self {
             settings,
@@ -117,6 +126,8 @@ impl Server {
             issuers,
             sessions,
             roster,
+            resolver,
+            danger,
             prober,
             engine,
             schedules,
@@ -182,15 +193,16 @@ impl Server {
             validity: self.settings.agent_validity,
             stop: stop.clone(),
         };
-        let operators = OperatorDoor::new(
-            self.engine.clone(),
-            self.schedules.clone(),
-            self.roster.clone(),
-            Arc::clone(&self.issuers),
-            self.doors.iter().map(|door| (door.name, Arc::clone(&door.gate))).collect(),
-            self.addresses.enrolment.port(),
-            stop.clone(),
-        )?;
+        let operators = OperatorDoor::new(Behind {
+            engine: self.engine.clone(),
+            schedules: self.schedules.clone(),
+            resolver: self.resolver.clone(),
+            danger: self.danger.clone(),
+            issuers: Arc::clone(&self.issuers),
+            listeners: self.doors.iter().map(|door| (door.name, Arc::clone(&door.gate))).collect(),
+            enrolment_port: self.addresses.enrolment.port(),
+            stop: stop.clone(),
+        })?;
         let terms = Terms {
             agent_validity: self.settings.agent_validity,
             operator_validity: self.settings.operator_validity,
@@ -342,6 +354,12 @@ pub enum BuildError {
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Outside sources of groups.
+    #[error(transparent)]
+    Groups(#[from] SourceError),
+    /// Patterns of dangerous commands.
+    #[error(transparent)]
+    Danger(#[from] DangerError),
     /// The issuers.
     #[error(transparent)]
     Issuers(#[from] IssuersError),

@@ -32,6 +32,10 @@ pub struct Settings {
     pub limits: Limits,
     /// Which done jobs are kept.
     pub keep: Retention,
+    /// Directory of outside sources of groups.
+    pub groups: Option<PathBuf>,
+    /// Patterns of dangerous commands; `None` is [`StateDir::danger`], or the defaults where it is not there.
+    pub danger: Option<PathBuf>,
     /// How long those who are connected have to finish when the controller ends.
     pub drain: Duration,
 }
@@ -51,6 +55,8 @@ impl Settings {
             enrolment_rate: Rate::default(),
             limits: Limits::default(),
             keep: Retention { age: Some(KEEP_AGE), jobs: None, bytes: None },
+            groups: None,
+            danger: None,
             drain: Duration::from_secs(10),
         }
     }
@@ -160,6 +166,11 @@ impl StateDir {
     /// Locked while a controller runs.
     pub fn lock(&self) -> PathBuf {
         self.0.join("lock")
+    }
+
+    /// Patterns of dangerous commands.
+    pub fn danger(&self) -> PathBuf {
+        self.0.join("danger.conf")
     }
 
     /// Where the running controller listens.

@@ -7,7 +7,7 @@
 
 use crate::clock;
 use muster_core::task::Refused;
-use muster_proto::event::{Event, EventKind};
+use muster_proto::event::{Event, EventKind, GateStep};
 use muster_proto::id::AgentId;
 use muster_proto::outcome::State;
 use muster_proto::time::Timestamp;
@@ -107,9 +107,17 @@ impl Stats {
         self.events.add(events.len() as u64);
         for event in events {
             match &event.kind {
-                EventKind::Output { data, .. } => self.output_bytes.add(data.len() as u64),
-                EventKind::Truncated { .. } => self.limits.add(Limit::Output),
-                EventKind::Finished { outcome, .. } if outcome.state == State::Rejected => {
+                EventKind::Output { data, .. } | EventKind::Gate { step: GateStep::Output { data, .. }, .. } => {
+                    self.output_bytes.add(data.len() as u64);
+                }
+                EventKind::Truncated { .. } | EventKind::Gate { step: GateStep::Truncated { .. }, .. } => {
+                    self.limits.add(Limit::Output);
+                }
+                EventKind::Finished { outcome, .. }
+                | EventKind::Retrying { outcome, .. }
+                | EventKind::Gate { step: GateStep::Finished { outcome }, .. }
+                    if outcome.state == State::Rejected =>
+                {
                     self.limits.add(Limit::Rejected);
                 }
                 _ => {}

@@ -13,6 +13,7 @@ use muster_proto::name::HostName;
 use muster_proto::time::Timestamp;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Row as _, Sqlite, query::Query};
+use std::sync::Arc;
 
 /// An agent as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub struct AgentRecord {
     /// What operators say of it.
     pub labels: Labels,
     /// What it says of itself, once it has.
-    pub facts: Option<Facts>,
+    pub facts: Option<Arc<Facts>>,
     /// The digest that it gave with its facts.
     pub facts_digest: Option<Bytes>,
     /// When it got its name.
@@ -171,7 +172,7 @@ fn agent_of(row: &SqliteRow) -> Result<AgentRecord, StoreError> {
     let name: &str = row.try_get("name")?;
     let damaged = || StoreError::Damaged(format!("agent {name}"));
     let time = |column| row.try_get::<Option<i64>, _>(column).map(|millis| millis.map(Timestamp::from_millis));
-    let facts = optional(row, "facts", record::facts_of, damaged)?;
+    let facts = optional(row, "facts", record::facts_of, damaged)?.map(Arc::new);
     let party = optional(row, "party", record::party_of, damaged)?;
     let quarantine = optional(row, "quarantine", record::quarantine_of, damaged)?;
     Ok(AgentRecord {

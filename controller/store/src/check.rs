@@ -82,7 +82,8 @@ impl Store {
             }
         }
         self.look_at_files(&jobs.into_iter().collect(), report).await?;
-        for error in [self.agents().await.err(), self.operators().await.err()].into_iter().flatten() {
+        let lists = [self.agents().await.err(), self.operators().await.err(), self.groups().await.err()];
+        for error in lists.into_iter().flatten() {
             report.add(error.to_string());
         }
         self.look_at_schedules().await?.into_iter().for_each(|finding| report.add(finding));

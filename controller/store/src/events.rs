@@ -12,7 +12,7 @@ use crate::{Store, StoreError};
 use bytes::Bytes;
 use muster_proto::audit::AuditEntry;
 use muster_proto::event::{Event, EventKind};
-use muster_proto::id::{JobId, TaskId};
+use muster_proto::id::{Attempt, JobId, TaskId};
 use muster_proto::job::JobState;
 use muster_proto::outcome::Counts;
 use muster_proto::time::Timestamp;
@@ -73,8 +73,8 @@ impl Store {
         }
     }
 
-    /// As [`Store::events`], with every piece of output left out and in its place how many bytes it has: all that a
-    /// job needs to be replayed, however much it wrote.
+    /// As [`Store::events`], with zeros in place of the output: all that a job needs to be replayed, however much it
+    /// wrote, so that it stands where it stood.
     pub async fn outline(&self, job: JobId, after_seq: u64) -> Result<Vec<Event>, StoreError> {
         let found = self.stored(job, after_seq, OUTLINE_BYTES).await?;
         Ok(found.into_iter().map(StoredEvent::outline).collect())
@@ -134,7 +134,7 @@ impl Store {
         let sql = "SELECT target, attempt, at, text FROM late_evidence WHERE job = $1 ORDER BY at, target, attempt";
         let rows = sqlx::query(sql).bind(&job.as_bytes()[..]).fetch_all(&self.inner.readers).await?;
         let read = |row: &SqliteRow| {
-            let task = TaskId { job, target: row.try_get("target")?, attempt: row.try_get("attempt")? };
+            let task = TaskId { job, target: row.try_get("target")?, attempt: Attempt(row.try_get("attempt")?) };
             Ok(LateEvidence { task, text: row.try_get("text")?, at: Timestamp::from_millis(row.try_get("at")?) })
         };
         rows.iter().map(read).collect()
@@ -293,7 +293,7 @@ impl Change for LateEvidence {
         sqlx::query(sql)
             .bind(&self.task.job.as_bytes()[..])
             .bind(self.task.target)
-            .bind(self.task.attempt)
+            .bind(self.task.attempt.0)
             .bind(self.at.as_millis())
             .bind(&self.text)
             .execute(db)

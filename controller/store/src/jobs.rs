@@ -74,7 +74,7 @@ database_errors!(AcceptError);
 macro_rules! listed {
     ($more:literal, $which:literal) => {
         concat!(
-            "SELECT j.job, state, operator, title, argv, root, j.targets AS length, counts, created_at, done_at",
+            "SELECT j.job, state, operator, title, argv, root, j.targets AS length, counts, created_at, done_at, rerun_of",
             $more,
             " FROM jobs j JOIN job_specs s ON s.job = j.job ",
             $which
@@ -89,7 +89,7 @@ impl Store {
         if job.events.first().is_some_and(|event| event.seq != 1) {
             return Err(StoreError::Conflict(job.spec.job).into());
         }
-        let blobs = job.spec.work.blobs().map(|blob| (blob.digest, self.inner.blobs.path(&blob.digest)));
+        let blobs = job.spec.blobs().map(|blob| (blob.digest, self.inner.blobs.path(&blob.digest)));
         self.inner.writer.write(Accept { blobs: blobs.collect(), job, entries }).await
     }
 
@@ -146,6 +146,24 @@ impl Store {
         };
         let rows = sqlx::query(sql).bind(limit).fetch_all(&self.inner.readers).await?;
         rows.iter().map(summary_of).collect()
+    }
+
+    /// All jobs of a job's lineage that are known, itself included, in the order in which they were accepted: the first,
+    /// those that repeat it, and those that repeat these. Of more than [`limits::LINEAGE_MAX`] the first and the newest.
+    pub async fn family(&self, job: JobId) -> Result<Vec<JobSummary>, StoreError> {
+        // Of the first alone the lineage is NULL.
+        let sql = concat!(
+            "SELECT * FROM (",
+            listed!(
+                ", accepted_at",
+                "JOIN (SELECT COALESCE(lineage, job) AS first FROM job_specs WHERE job = $1) f \
+                 ON s.job = f.first OR s.lineage = f.first \
+                 ORDER BY s.lineage IS NULL DESC, accepted_at DESC, j.job DESC LIMIT $2"
+            ),
+            ") AS family ORDER BY accepted_at, job"
+        );
+        let query = sqlx::query(sql).bind(&job.as_bytes()[..]).bind(limits::LINEAGE_MAX);
+        query.fetch_all(&self.inner.readers).await?.iter().map(summary_of).collect()
     }
 
     /// The jobs that are not done, oldest first.
@@ -209,8 +227,9 @@ impl Change for Accept {
         if inserted.rows_affected() == 0 {
             return Err(AcceptError::Duplicate);
         }
-        let sql = "INSERT INTO job_specs (job, operator, title, argv, root, payload, signature, certificate, targets) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+        let sql = "INSERT INTO job_specs (job, operator, title, argv, root, payload, signature, certificate, targets, \
+                   rerun_of, lineage) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, \
+                   (SELECT COALESCE(p.lineage, p.job) FROM job_specs p WHERE p.job = $10))";
         sqlx::query(sql)
             .bind(&spec.job.as_bytes()[..])
             .bind(spec.operator.as_str())
@@ -221,6 +240,7 @@ impl Change for Accept {
             .bind(&sealed.signature[..])
             .bind(&sealed.certificate[..])
             .bind(record::targets_to_bytes(targets))
+            .bind(spec.rerun_of.map(|job| job.as_bytes().to_vec()))
             .execute(&mut *db)
             .await?;
         for (digest, path) in &self.blobs {
@@ -244,6 +264,10 @@ fn summary_of(row: &SqliteRow) -> Result<JobSummary, StoreError> {
         job,
         state: record::job_state_of(row.try_get("state")?).ok_or_else(damaged)?,
         operator: row.try_get::<&str, _>("operator")?.parse().map_err(|_| damaged())?,
+        rerun_of: match row.try_get::<Option<&[u8]>, _>("rerun_of")? {
+            Some(bytes) => Some(bytes.try_into().map_err(|_| damaged())?),
+            None => None,
+        },
         title: row.try_get("title")?,
         argv: record::words_of(row.try_get("argv")?).ok_or_else(damaged)?,
         targets: TargetsDigest { root, count: row.try_get("length")? },

@@ -6,6 +6,7 @@
 
 mod fleet;
 mod ping;
+mod rollout;
 mod schedule;
 
 pub(crate) use fleet::{
@@ -19,11 +20,13 @@ use crate::output::Place;
 use bytes::{BufMut as _, Bytes};
 use muster_proto::event::{Event, EventKind, Stream};
 use muster_proto::job::{JobState, Target, TargetList};
+use muster_proto::limits;
 use muster_proto::outcome::{Counts, Outcome, State};
 use muster_proto::ping::{PingHost, PingList};
 use muster_proto::time::Timestamp;
 use ping::{PingHostRecord, ReportRecord, SampleRecord, nanos};
 use prost::Message as _;
+use rollout::{GateRecord, PausedRecord, QueuedRecord, RetryingRecord, WaveRecord};
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 
@@ -35,6 +38,8 @@ const SUM_BYTES: usize = 8;
 const CODEC: &str = "zstd";
 /// A block that has reached this size takes no more events.
 const BLOCK_BYTES_FULL: usize = 256 << 10;
+/// What an outline has for output.
+static ZEROS: [u8; limits::OUTPUT_FRAME_BYTES_MAX] = [0; limits::OUTPUT_FRAME_BYTES_MAX];
 /// Output up to this size lies in its event's record, larger output in the job's file.
 pub(crate) const INLINE_BYTES_MAX: usize = 1 << 10;
 
@@ -68,15 +73,13 @@ impl StoredEvent {
         size_of::<Event>() + self.output_bytes()
     }
 
-    /// The event without its output, but with its length.
-    pub(crate) fn outline(self) -> Event {
-        let bytes = self.output_bytes() as u64;
-        let Event { seq, time, kind } = self.event;
-        let kind = match kind {
-            EventKind::Output { target, stream, .. } => EventKind::Truncated { target, stream, bytes },
-            other => other,
-        };
-        Event { seq, time, kind }
+    /// The event with zeros in place of its output, which take no memory of their own.
+    pub(crate) fn outline(mut self) -> Event {
+        let length = self.output_bytes();
+        if let EventKind::Output { data, .. } = &mut self.event.kind {
+            *data = ZEROS.get(..length).map_or_else(|| vec![0; length].into(), Bytes::from_static);
+        }
+        self.event
     }
 }
 
@@ -136,7 +139,7 @@ pub(crate) fn unpack(first_seq: u64, mut body: Bytes) -> impl Iterator<Item = Re
 struct EventRecord {
     #[prost(int64, tag = "1")]
     time_ms: i64,
-    #[prost(oneof = "Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18")]
     kind: Option<Kind>,
 }
 
@@ -162,6 +165,20 @@ enum Kind {
     Done(CountsRecord),
     #[prost(message, tag = "11")]
     Probed(SampleRecord),
+    #[prost(message, tag = "12")]
+    Wave(WaveRecord),
+    #[prost(message, tag = "13")]
+    Queued(QueuedRecord),
+    #[prost(message, tag = "14")]
+    Retrying(RetryingRecord),
+    #[prost(message, tag = "15")]
+    Gate(GateRecord),
+    #[prost(message, tag = "16")]
+    Paused(PausedRecord),
+    #[prost(string, tag = "17")]
+    Resumed(String),
+    #[prost(string, tag = "18")]
+    Stopping(String),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -261,21 +278,17 @@ impl EventRecord {
                 EventKind::Truncated { target: it.target, stream: stream_of(it.descriptor)?, bytes: it.bytes }
             }
             Kind::Finished(it) => {
-                let byte = |number: Option<u32>| number.map(u8::try_from).transpose().ok();
-                let outcome = Outcome {
-                    state: it.state.parse().ok()?,
-                    exit_code: byte(it.exit_code)?,
-                    signal: byte(it.signal)?,
-                    reason: it.reason,
-                    duration: it.duration_ns.map(Duration::from_nanos),
-                    ping: match it.ping {
-                        Some(report) => Some(Box::new(report.read()?)),
-                        None => None,
-                    },
-                };
-                EventKind::Finished { target: it.target, outcome }
+                let (target, outcome) = it.read()?;
+                EventKind::Finished { target, outcome }
             }
             Kind::Probed(it) => EventKind::Probed { target: it.target, sample: it.read()? },
+            Kind::Wave(it) => EventKind::Wave { number: it.number, first: it.first, targets: it.targets },
+            Kind::Queued(it) => EventKind::Queued { target: it.target, until: Timestamp::from_millis(it.until_ms) },
+            Kind::Retrying(it) => it.read()?,
+            Kind::Gate(it) => it.read()?,
+            Kind::Paused(it) => it.read()?,
+            Kind::Resumed(operator) => EventKind::Resumed { operator: operator.parse().ok()? },
+            Kind::Stopping(reason) => EventKind::Stopping { reason },
             Kind::Cancelling(operator) => EventKind::Cancelling { operator: operator.parse().ok()? },
             Kind::Done(it) => EventKind::Done { counts: it.read()? },
         };
@@ -305,19 +318,54 @@ impl Kind {
             EventKind::Truncated { target, stream, bytes } => {
                 Self::Truncated(TruncatedRecord { target: *target, descriptor: descriptor_of(*stream), bytes: *bytes })
             }
-            EventKind::Finished { target, outcome } => Self::Finished(FinishedRecord {
-                target: *target,
-                state: outcome.state.as_str().to_owned(),
-                exit_code: outcome.exit_code.map(u32::from),
-                signal: outcome.signal.map(u32::from),
-                reason: outcome.reason.clone(),
-                duration_ns: outcome.duration.map(nanos),
-                ping: outcome.ping.as_deref().map(ReportRecord::of),
-            }),
+            EventKind::Finished { target, outcome } => Self::Finished(FinishedRecord::of(*target, outcome)),
+            EventKind::Wave { number, first, targets } => {
+                Self::Wave(WaveRecord { number: *number, first: *first, targets: *targets })
+            }
+            EventKind::Queued { target, until } => {
+                Self::Queued(QueuedRecord { target: *target, until_ms: until.as_millis() })
+            }
+            EventKind::Retrying { target, attempt, outcome, at } => {
+                Self::Retrying(RetryingRecord::of(*target, *attempt, outcome, *at))
+            }
+            EventKind::Gate { target, step } => Self::Gate(GateRecord::of(*target, step)),
+            EventKind::Paused { operator, reason } => Self::Paused(PausedRecord::of(operator.as_ref(), reason)),
+            EventKind::Resumed { operator } => Self::Resumed(operator.to_string()),
+            EventKind::Stopping { reason } => Self::Stopping(reason.clone()),
             EventKind::Probed { target, sample } => Self::Probed(SampleRecord::of(*target, sample)),
             EventKind::Cancelling { operator } => Self::Cancelling(operator.to_string()),
             EventKind::Done { counts } => Self::Done(CountsRecord::of(counts)),
         }
+    }
+}
+
+impl FinishedRecord {
+    fn of(target: u32, outcome: &Outcome) -> Self {
+        Self {
+            target,
+            state: outcome.state.as_str().to_owned(),
+            exit_code: outcome.exit_code.map(u32::from),
+            signal: outcome.signal.map(u32::from),
+            reason: outcome.reason.clone(),
+            duration_ns: outcome.duration.map(nanos),
+            ping: outcome.ping.as_deref().map(ReportRecord::of),
+        }
+    }
+
+    fn read(self) -> Option<(u32, Outcome)> {
+        let byte = |number: Option<u32>| number.map(u8::try_from).transpose().ok();
+        let outcome = Outcome {
+            state: self.state.parse().ok()?,
+            exit_code: byte(self.exit_code)?,
+            signal: byte(self.signal)?,
+            reason: self.reason,
+            duration: self.duration_ns.map(Duration::from_nanos),
+            ping: match self.ping {
+                Some(report) => Some(Box::new(report.read()?)),
+                None => None,
+            },
+        };
+        Some((self.target, outcome))
     }
 }
 

@@ -6,7 +6,9 @@ mod job;
 mod link;
 mod ops;
 mod ping;
+mod rollout;
 mod schedule;
+mod selection;
 
 pub use fleet::{labels_of, labels_to_wire};
 

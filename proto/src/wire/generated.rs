@@ -30,23 +30,50 @@ pub struct JobPayload {
     /// Number of targets in that list: 1 to 1,000,000.
     #[prost(uint32, tag = "9")]
     pub targets: u32,
-    /// How often a target may be tried: 1 unless the operator asked for retries.
+    /// How often a target may be tried: 1 unless the operator asked for retries, at most 21.
     #[prost(uint32, tag = "10")]
     pub attempts_max: u32,
     /// Targets at work at a time; 0 is all.
     #[prost(uint32, tag = "11")]
     pub concurrency: u32,
-    /// Sizes of the waves in order, the last repeats; empty is a single wave.
+    /// Sizes of the waves in order, the last repeats; empty is a single wave. At most 1,000.
     #[prost(uint32, repeated, tag = "12")]
     pub waves: ::prost::alloc::vec::Vec<u32>,
-    /// Failures after which the rest is skipped; absent is never.
-    #[prost(uint32, optional, tag = "13")]
-    pub max_fail: ::core::option::Option<u32>,
+    /// Runs on the targets of a wave before the next one starts.
+    #[prost(message, optional, tag = "15")]
+    pub gate: ::core::option::Option<Command>,
+    /// From the end of a wave to its gate: milliseconds.
+    #[prost(uint64, tag = "16")]
+    pub wave_pause_ms: u64,
+    /// Each target of a wave starts at a moment of its own within this time: milliseconds.
+    #[prost(uint64, tag = "17")]
+    pub splay_ms: u64,
+    /// So many attempts may follow one that ran and failed; the other ones follow only such in which nothing ran.
+    #[prost(uint32, tag = "18")]
+    pub retry_failed: u32,
+    /// What becomes of a target whose agent is away; not set is the delivery window.
+    #[prost(message, optional, tag = "19")]
+    pub offline: ::core::option::Option<Offline>,
+    /// The job that this one repeats at some of its targets: 16 bytes; empty is none.
+    #[prost(bytes = "bytes", tag = "30")]
+    pub rerun_of: ::prost::bytes::Bytes,
+    /// Failures at which the rest is skipped; not set is never.
+    #[prost(oneof = "job_payload::MaxFail", tags = "13, 14")]
+    pub max_fail: ::core::option::Option<job_payload::MaxFail>,
     #[prost(oneof = "job_payload::Work", tags = "20, 21, 22")]
     pub work: ::core::option::Option<job_payload::Work>,
 }
 /// Nested message and enum types in `JobPayload`.
 pub mod job_payload {
+    /// Failures at which the rest is skipped; not set is never.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum MaxFail {
+        #[prost(uint32, tag = "13")]
+        MaxFailHosts(u32),
+        /// Of the targets whose wave has begun.
+        #[prost(uint32, tag = "14")]
+        MaxFailPercent(u32),
+    }
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Work {
         #[prost(message, tag = "20")]
@@ -55,6 +82,27 @@ pub mod job_payload {
         Probe(super::Probe),
         #[prost(message, tag = "22")]
         Check(super::Check),
+    }
+}
+/// What becomes of a target whose agent is away when its turn comes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Offline {
+    #[prost(oneof = "offline::Kind", tags = "1, 2, 3")]
+    pub kind: ::core::option::Option<offline::Kind>,
+}
+/// Nested message and enum types in `Offline`.
+pub mod offline {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        /// Unreachable at once.
+        #[prost(bool, tag = "1")]
+        Skip(bool),
+        /// Its wave waits for it so long: milliseconds.
+        #[prost(uint64, tag = "2")]
+        WaitMs(u64),
+        /// It may come back so long, and nobody waits: milliseconds.
+        #[prost(uint64, tag = "3")]
+        QueueMs(u64),
     }
 }
 /// A program to run.
@@ -430,7 +478,7 @@ pub struct TaskRef {
     /// Place in the frozen target list, from 0.
     #[prost(uint32, tag = "2")]
     pub target: u32,
-    /// From 1.
+    /// From 1; 0 is the gate of the target's wave.
     #[prost(uint32, tag = "3")]
     pub attempt: u32,
 }
@@ -1694,11 +1742,23 @@ pub struct Selection {
     /// Names from a file, joined to the expression.
     #[prost(string, repeated, tag = "3")]
     pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What nobody bears and what fits nobody is left out and told, and is no error.
+    #[prost(bool, tag = "4")]
+    pub allow_missing: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PlanRequest {
     #[prost(message, optional, tag = "1")]
     pub selection: ::core::option::Option<Selection>,
+    /// What is to be run, so that the guard can look for danger; not set is nothing.
+    #[prost(message, optional, tag = "2")]
+    pub command: ::core::option::Option<Command>,
+    /// The beginning of its script, if it is one: at most 256 KiB.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub script: ::prost::bytes::Bytes,
+    /// The gate between its waves; not set is none.
+    #[prost(message, optional, tag = "4")]
+    pub gate: ::core::option::Option<Command>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PlanReply {
@@ -1712,6 +1772,9 @@ pub struct PlanReply {
     /// Why, in a few words: "60 hosts, more than 50 and than 25 % of 100".
     #[prost(string, tag = "4")]
     pub confirm_reason: ::prost::alloc::string::String,
+    /// What was left out, and why: a line each.
+    #[prost(string, repeated, tag = "5")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PlannedTarget {
@@ -1784,6 +1847,9 @@ pub struct SubmitJob {
     /// The frozen list of a ping.
     #[prost(message, optional, tag = "3")]
     pub pings: ::core::option::Option<PingList>,
+    /// The number of targets, if the operator has typed it; a job that the guard wants typed is refused without it.
+    #[prost(uint32, tag = "4")]
+    pub confirmed: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubmitReply {
@@ -1821,7 +1887,10 @@ pub struct Event {
     /// Place in the frozen target list; not set for events of the job itself.
     #[prost(uint32, optional, tag = "3")]
     pub target: ::core::option::Option<u32>,
-    #[prost(oneof = "event::Kind", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
+    #[prost(
+        oneof = "event::Kind",
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26"
+    )]
     pub kind: ::core::option::Option<event::Kind>,
 }
 /// Nested message and enum types in `Event`.
@@ -1848,6 +1917,20 @@ pub mod event {
         Done(super::DoneEvent),
         #[prost(message, tag = "19")]
         Probed(super::ProbeSample),
+        #[prost(message, tag = "20")]
+        Wave(super::WaveEvent),
+        #[prost(message, tag = "21")]
+        Queued(super::QueuedEvent),
+        #[prost(message, tag = "22")]
+        Retrying(super::RetryingEvent),
+        #[prost(message, tag = "23")]
+        Gate(super::GateEvent),
+        #[prost(message, tag = "24")]
+        Paused(super::PausedEvent),
+        #[prost(message, tag = "25")]
+        Resumed(super::ResumedEvent),
+        #[prost(message, tag = "26")]
+        Stopping(super::StoppingEvent),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1889,6 +1972,74 @@ pub struct FinishedEvent {
 pub struct CancellingEvent {
     #[prost(string, tag = "1")]
     pub operator: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WaveEvent {
+    /// From 1.
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    /// Place of its first target, and how many it has.
+    #[prost(uint32, tag = "2")]
+    pub first: u32,
+    #[prost(uint32, tag = "3")]
+    pub targets: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueuedEvent {
+    #[prost(int64, tag = "1")]
+    pub until_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetryingEvent {
+    /// The attempt that follows, not before `at_ms`.
+    #[prost(uint32, tag = "1")]
+    pub attempt: u32,
+    #[prost(message, optional, tag = "2")]
+    pub outcome: ::core::option::Option<Outcome>,
+    #[prost(int64, tag = "3")]
+    pub at_ms: i64,
+}
+/// One of the steps of a task, of the gate.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GateEvent {
+    #[prost(oneof = "gate_event::Step", tags = "1, 2, 3, 4, 5, 6")]
+    pub step: ::core::option::Option<gate_event::Step>,
+}
+/// Nested message and enum types in `GateEvent`.
+pub mod gate_event {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Step {
+        #[prost(message, tag = "1")]
+        Offered(super::OfferedEvent),
+        #[prost(message, tag = "2")]
+        Accepted(super::AcceptedEvent),
+        #[prost(message, tag = "3")]
+        Started(super::StartedEvent),
+        #[prost(message, tag = "4")]
+        Output(super::OutputEvent),
+        #[prost(message, tag = "5")]
+        Truncated(super::TruncatedEvent),
+        #[prost(message, tag = "6")]
+        Finished(super::FinishedEvent),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PausedEvent {
+    /// Empty: the controller did it by itself.
+    #[prost(string, tag = "1")]
+    pub operator: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumedEvent {
+    #[prost(string, tag = "1")]
+    pub operator: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoppingEvent {
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DoneEvent {
@@ -1945,6 +2096,54 @@ pub struct CancelReply {
     #[prost(bool, tag = "1")]
     pub already_done: bool,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PauseRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub job: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PauseReply {
+    /// It was paused already.
+    #[prost(bool, tag = "1")]
+    pub already_paused: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumeRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub job: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumeReply {
+    /// It was not paused.
+    #[prost(bool, tag = "1")]
+    pub not_paused: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListQueueRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListQueueReply {
+    /// Those that end first come first; at most 20,000.
+    #[prost(message, repeated, tag = "1")]
+    pub tasks: ::prost::alloc::vec::Vec<QueuedTask>,
+    /// All that wait.
+    #[prost(uint32, tag = "2")]
+    pub total: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueuedTask {
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub job: ::prost::bytes::Bytes,
+    #[prost(string, tag = "3")]
+    pub title: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub operator: ::prost::alloc::string::String,
+    #[prost(int64, tag = "5")]
+    pub since_ms: i64,
+    #[prost(int64, tag = "6")]
+    pub until_ms: i64,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListJobsRequest {
     /// Newest first, at most this many; 0 is 50, more than 1,000 are never told.
@@ -1987,6 +2186,9 @@ pub struct JobSummary {
     /// 0 while it is not done.
     #[prost(int64, tag = "10")]
     pub done_at_ms: i64,
+    /// The job that it repeats: 16 bytes; empty is none.
+    #[prost(bytes = "bytes", tag = "11")]
+    pub rerun_of: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetJobRequest {
@@ -2003,6 +2205,18 @@ pub struct GetJobReply {
     /// The exact signed bytes, so that a reader can see, and verify, what was asked.
     #[prost(message, optional, tag = "3")]
     pub signed: ::core::option::Option<SignedJob>,
+    /// All jobs of its lineage that are known, itself included, in the order in which they were accepted: the first, those
+    /// that repeat it, and those that repeat these. At most 100.
+    #[prost(message, repeated, tag = "4")]
+    pub lineage: ::prost::alloc::vec::Vec<JobSummary>,
+    /// Of a job at work: the wave that is under way, from 1; 0 is none.
+    #[prost(uint32, tag = "5")]
+    pub wave: u32,
+    /// Of a paused job: why, and since when.
+    #[prost(message, optional, tag = "6")]
+    pub paused: ::core::option::Option<PausedEvent>,
+    #[prost(int64, tag = "7")]
+    pub paused_since_ms: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JobHost {
@@ -2025,6 +2239,12 @@ pub struct JobHost {
     /// The agent that looks, of a ping; empty where the controller does.
     #[prost(string, tag = "7")]
     pub from: ::prost::alloc::string::String,
+    /// Which attempt it is, from 1.
+    #[prost(uint32, tag = "8")]
+    pub attempt: u32,
+    /// It is away and may come back until then, and nobody waits for it: Unix time in milliseconds; 0 otherwise.
+    #[prost(int64, tag = "9")]
+    pub queued_until_ms: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAgentsRequest {
@@ -2295,7 +2515,7 @@ pub struct TaskLine {
     #[prost(int64, tag = "5")]
     pub since_ms: i64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TaskStory {
     #[prost(bytes = "bytes", tag = "1")]
     pub job: ::prost::bytes::Bytes,
@@ -2336,6 +2556,30 @@ pub struct TaskStory {
     /// What the agent reported after the state was final, as one line; empty if nothing.
     #[prost(string, tag = "18")]
     pub late: ::prost::alloc::string::String,
+    /// Which attempt all this is about, from 1.
+    #[prost(uint32, tag = "19")]
+    pub attempt: u32,
+    /// Those before it, in order.
+    #[prost(message, repeated, tag = "20")]
+    pub earlier: ::prost::alloc::vec::Vec<AttemptEnd>,
+    /// It does not begin before.
+    #[prost(int64, tag = "21")]
+    pub next_ms: i64,
+    /// It waits for its agent, and nobody waits for it: since when, and until when.
+    #[prost(int64, tag = "22")]
+    pub queued_ms: i64,
+    #[prost(int64, tag = "23")]
+    pub queued_until_ms: i64,
+    /// How the gate of its wave ended here.
+    #[prost(message, optional, tag = "24")]
+    pub gate: ::core::option::Option<AttemptEnd>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AttemptEnd {
+    #[prost(message, optional, tag = "1")]
+    pub outcome: ::core::option::Option<Outcome>,
+    #[prost(int64, tag = "2")]
+    pub at_ms: i64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusRequest {}
@@ -2411,6 +2655,68 @@ pub struct AuditRecord {
     pub detail: ::prost::alloc::string::String,
     #[prost(bytes = "bytes", tag = "6")]
     pub hash: ::prost::bytes::Bytes,
+}
+/// A name for an expression: @name means what the expression means at that time.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Group {
+    /// As an operator's name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub expression: ::prost::alloc::string::String,
+    /// Who has set it last, and when.
+    #[prost(string, tag = "3")]
+    pub operator: ::prost::alloc::string::String,
+    #[prost(int64, tag = "4")]
+    pub changed_at_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetGroupRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub expression: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetGroupReply {
+    /// Hosts that it means now.
+    #[prost(uint32, tag = "1")]
+    pub hosts: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveGroupRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveGroupReply {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListGroupsRequest {
+    /// Only this one of the controller's own, and no sources, which may take a while; empty for all.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListGroupsReply {
+    #[prost(message, repeated, tag = "1")]
+    pub groups: ::prost::alloc::vec::Vec<Group>,
+    /// Where else groups come from: @source:name.
+    #[prost(message, repeated, tag = "2")]
+    pub sources: ::prost::alloc::vec::Vec<GroupSource>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupSource {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// A command rather than a file.
+    #[prost(bool, tag = "2")]
+    pub command: bool,
+    /// Names of its groups; empty of a command that does not list them.
+    #[prost(string, repeated, tag = "3")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Why it cannot be read; empty if it can.
+    #[prost(string, tag = "4")]
+    pub error: ::prost::alloc::string::String,
 }
 /// A ping that the controller repeats.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2839,6 +3145,67 @@ pub mod operator_client {
             req.extensions_mut().insert(GrpcMethod::new("muster.v1.Operator", "Cancel"));
             self.inner.unary(req, path, codec).await
         }
+        /// Offers nothing more until the job is resumed.
+        pub async fn pause(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PauseRequest>,
+        ) -> std::result::Result<tonic::Response<super::PauseReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::wire::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static("/muster.v1.Operator/Pause");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("muster.v1.Operator", "Pause"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn resume(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResumeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ResumeReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::wire::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.Operator/Resume",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("muster.v1.Operator", "Resume"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Targets that wait for their agents while nobody waits for them.
+        pub async fn list_queue(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListQueueRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListQueueReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::wire::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.Operator/ListQueue",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.v1.Operator", "ListQueue"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn list_jobs(
             &mut self,
             request: impl tonic::IntoRequest<super::ListJobsRequest>,
@@ -3208,6 +3575,76 @@ pub mod operator_client {
                 .insert(GrpcMethod::new("muster.v1.Operator", "ReadAudit"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Names for expressions.
+        pub async fn set_group(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetGroupRequest>,
+        ) -> std::result::Result<tonic::Response<super::SetGroupReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::wire::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.Operator/SetGroup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.v1.Operator", "SetGroup"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn remove_group(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveGroupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveGroupReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::wire::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.Operator/RemoveGroup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.v1.Operator", "RemoveGroup"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_groups(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListGroupsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListGroupsReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::wire::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/muster.v1.Operator/ListGroups",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("muster.v1.Operator", "ListGroups"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Pings that the controller repeats.
         pub async fn schedule_ping(
             &mut self,
@@ -3355,6 +3792,20 @@ pub mod operator_server {
             &self,
             request: tonic::Request<super::CancelRequest>,
         ) -> std::result::Result<tonic::Response<super::CancelReply>, tonic::Status>;
+        /// Offers nothing more until the job is resumed.
+        async fn pause(
+            &self,
+            request: tonic::Request<super::PauseRequest>,
+        ) -> std::result::Result<tonic::Response<super::PauseReply>, tonic::Status>;
+        async fn resume(
+            &self,
+            request: tonic::Request<super::ResumeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ResumeReply>, tonic::Status>;
+        /// Targets that wait for their agents while nobody waits for them.
+        async fn list_queue(
+            &self,
+            request: tonic::Request<super::ListQueueRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListQueueReply>, tonic::Status>;
         async fn list_jobs(
             &self,
             request: tonic::Request<super::ListJobsRequest>,
@@ -3457,6 +3908,22 @@ pub mod operator_server {
             &self,
             request: tonic::Request<super::ReadAuditRequest>,
         ) -> std::result::Result<tonic::Response<Self::ReadAuditStream>, tonic::Status>;
+        /// Names for expressions.
+        async fn set_group(
+            &self,
+            request: tonic::Request<super::SetGroupRequest>,
+        ) -> std::result::Result<tonic::Response<super::SetGroupReply>, tonic::Status>;
+        async fn remove_group(
+            &self,
+            request: tonic::Request<super::RemoveGroupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveGroupReply>,
+            tonic::Status,
+        >;
+        async fn list_groups(
+            &self,
+            request: tonic::Request<super::ListGroupsRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListGroupsReply>, tonic::Status>;
         /// Pings that the controller repeats.
         async fn schedule_ping(
             &self,
@@ -3809,6 +4276,137 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CancelSvc(inner);
+                        let codec = crate::wire::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Operator/Pause" => {
+                    #[allow(non_camel_case_types)]
+                    struct PauseSvc<T: Operator>(pub Arc<T>);
+                    impl<T: Operator> tonic::server::UnaryService<super::PauseRequest>
+                    for PauseSvc<T> {
+                        type Response = super::PauseReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PauseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::pause(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PauseSvc(inner);
+                        let codec = crate::wire::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Operator/Resume" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResumeSvc<T: Operator>(pub Arc<T>);
+                    impl<T: Operator> tonic::server::UnaryService<super::ResumeRequest>
+                    for ResumeSvc<T> {
+                        type Response = super::ResumeReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResumeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::resume(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResumeSvc(inner);
+                        let codec = crate::wire::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Operator/ListQueue" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListQueueSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::UnaryService<super::ListQueueRequest>
+                    for ListQueueSvc<T> {
+                        type Response = super::ListQueueReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListQueueRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::list_queue(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListQueueSvc(inner);
                         let codec = crate::wire::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -4531,6 +5129,139 @@ pub mod operator_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Operator/SetGroup" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetGroupSvc<T: Operator>(pub Arc<T>);
+                    impl<T: Operator> tonic::server::UnaryService<super::SetGroupRequest>
+                    for SetGroupSvc<T> {
+                        type Response = super::SetGroupReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetGroupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::set_group(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetGroupSvc(inner);
+                        let codec = crate::wire::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Operator/RemoveGroup" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveGroupSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::UnaryService<super::RemoveGroupRequest>
+                    for RemoveGroupSvc<T> {
+                        type Response = super::RemoveGroupReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveGroupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::remove_group(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveGroupSvc(inner);
+                        let codec = crate::wire::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/muster.v1.Operator/ListGroups" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListGroupsSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::UnaryService<super::ListGroupsRequest>
+                    for ListGroupsSvc<T> {
+                        type Response = super::ListGroupsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListGroupsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::list_groups(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListGroupsSvc(inner);
+                        let codec = crate::wire::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -47,6 +47,9 @@ struct Args {
     /// The part of tasks that exit with 1, and of probes without an answer, from 0 to 1
     #[arg(long, value_name = "PART", default_value_t = 0.0, value_parser = part)]
     fail_rate: f64,
+    /// The part of gates that exit with 1, from 0 to 1
+    #[arg(long, value_name = "PART", default_value_t = 0.0, value_parser = part)]
+    gate_fail_rate: f64,
     /// Each agent's link is cut after a random time of this mean, again and again
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     flap: Option<Duration>,
@@ -89,7 +92,13 @@ fn start(args: Args) -> Result<()> {
         controller: args.controller,
         token: args.token,
         state: args.state,
-        answers: Answers { output: args.output, delay: args.delay, jitter: args.jitter, fail_rate: args.fail_rate },
+        answers: Answers {
+            output: args.output,
+            delay: args.delay,
+            jitter: args.jitter,
+            fail_rate: args.fail_rate,
+            gate_fail_rate: args.gate_fail_rate,
+        },
         flap: args.flap.filter(|mean| !mean.is_zero()),
         seed: match args.seed {
             Some(seed) => seed,

@@ -8,7 +8,7 @@ use super::Shared;
 use super::probe::Sweeps;
 use super::random::Random;
 use super::task::{Task, spread};
-use muster_agent::admit::{Door, Refusal};
+use muster_agent::admit::{Door, Past, Refusal, Stand};
 use muster_agent::session::{Event, Link};
 use muster_proto::id::{StartId, TaskId};
 use muster_proto::limits;
@@ -55,8 +55,8 @@ pub(super) struct Memory {
 }
 
 enum Known {
-    /// It started here, with this payload (SHA-256).
-    Ran([u8; 32]),
+    /// It started here, with this payload (SHA-256). If it is not held any more it stands so.
+    Ran([u8; 32], Stand),
     /// It never starts.
     Refused(RejectKind, String),
 }
@@ -75,6 +75,26 @@ pub(super) struct Session {
     /// When it is cut.
     cut: Option<Instant>,
     came_before: bool,
+}
+
+impl Memory {
+    /// What is known of a task's job.
+    fn past(&self, id: TaskId) -> Past {
+        let mut past = Past::default();
+        for (task, known) in self.known.range(TaskId::all_of(id.job)) {
+            let stand = match known {
+                Known::Ran(payload, stand) => {
+                    past.payload = Some(*payload);
+                    self.tasks.get(task).map_or(*stand, Task::stand)
+                }
+                Known::Refused(kind, _) => Stand::refused(*kind),
+            };
+            if task.target == id.target {
+                past.tasks.insert(task.attempt, stand);
+            }
+        }
+        past
+    }
 }
 
 impl Agent {
@@ -193,8 +213,11 @@ impl Agent {
                 }
             }
             ToAgent::Committed(id) => {
-                if self.memory.tasks.remove(&id).is_some() {
+                if let Some(task) = self.memory.tasks.remove(&id) {
                     self.shared.tally.committed.add();
+                    if let Some(Known::Ran(_, stand)) = self.memory.known.get_mut(&id) {
+                        *stand = task.stand();
+                    }
                 }
             }
             // What works goes on.
@@ -215,23 +238,21 @@ impl Agent {
     fn on_offer(&mut self, offer: &Offer) {
         let id = offer.task;
         let payload: [u8; 32] = Sha256::digest(&offer.job.payload).into();
-        match self.memory.known.get(&id) {
-            None => {}
-            Some(Known::Ran(known)) if *known != payload => {
-                let reason = "conflict: this task is known with another payload".to_owned();
-                return self.reject(id, RejectKind::Refused, reason);
-            }
-            Some(Known::Ran(_) | Known::Refused(..)) => {
-                self.shared.tally.again.add();
-                return self.answer(id);
-            }
+        let past = self.memory.past(id);
+        if past.payload.is_some_and(|known| known != payload) {
+            let reason = "conflict: this job is known with another payload".to_owned();
+            return self.reject(id, RejectKind::Refused, reason);
+        }
+        if past.tasks.contains_key(&id.attempt) {
+            self.shared.tally.again.add();
+            return self.answer(id);
         }
         let answers = &self.shared.settings.answers;
-        let start = |command: &_| Task::start(answers, command, &mut self.random, Instant::now());
-        match self.shared.verified.admit(&self.door, offer, payload, SystemTime::now().into(), start) {
+        let start = |command: &_| Task::start(answers, id.attempt, command, &mut self.random, Instant::now());
+        match self.shared.verified.admit(&self.door, offer, payload, &past, SystemTime::now().into(), start) {
             Ok(task) => {
                 self.shared.tally.start(id);
-                self.memory.known.insert(id, Known::Ran(payload));
+                self.memory.known.insert(id, Known::Ran(payload, Stand::Open));
                 match task.ends() {
                     Some(ends) => self.memory.ends.push(Reverse((ends, id))),
                     None => self.shared.tally.ended.add(),
@@ -293,7 +314,7 @@ impl Agent {
         }
         let report = match self.memory.known.get(&id) {
             Some(Known::Refused(kind, reason)) => TaskReport::Rejected { kind: *kind, reason: reason.clone() },
-            Some(Known::Ran(_)) => {
+            Some(Known::Ran(..)) => {
                 let reason = "it ran here, and its result was handed over before".to_owned();
                 TaskReport::Exited { frames: 0, end: End { kind: EndKind::Lost(reason), duration: Duration::ZERO } }
             }

@@ -1,7 +1,7 @@
 //! The agents' door, with the part that is the same for all of them done once: a signed job is verified when it first
 //! comes; that it is meant for the agent at hand is checked for each offer.
 
-use muster_agent::admit::{Door, Refusal};
+use muster_agent::admit::{Door, Past, Refusal};
 use muster_proto::command::Command;
 use muster_proto::job::JobSpec;
 use muster_proto::link::{Offer, RejectKind};
@@ -31,6 +31,7 @@ impl Verified {
         door: &Door,
         offer: &Offer,
         payload: [u8; 32],
+        past: &Past,
         now: Timestamp,
         start: impl FnOnce(&Command) -> T,
     ) -> Result<T, Refusal> {
@@ -39,7 +40,7 @@ impl Verified {
             Some(spec) => spec,
             None => self.open(offer, payload)?,
         };
-        door.check(&spec, offer, now).map(start)
+        door.check(&spec, offer, past, now).map(start)
     }
 
     fn open(&self, offer: &Offer, payload: [u8; 32]) -> Result<Arc<JobSpec>, Refusal> {

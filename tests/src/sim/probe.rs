@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn every_target_ends_once_and_some_as_they_should_fail() {
-        let answers = Answers { output: 0, delay: Duration::from_millis(3), jitter: Duration::ZERO, fail_rate: 0.5 };
+        let (delay, jitter) = (Duration::from_millis(3), Duration::ZERO);
+        let answers = Answers { output: 0, delay, jitter, fail_rate: 0.5, gate_fail_rate: 0.0 };
         let mut random = Random::new(1, 1);
         let mut sweeps = Sweeps::default();
         let mut told = Vec::new();

@@ -86,7 +86,8 @@ mod tests {
     #[test]
     fn a_second_start_is_seen_and_named() {
         let tally = Tally::default();
-        let task = |target| TaskId { job: JobId::from_bytes([1; 16]), target, attempt: 1 };
+        let task =
+            |target| TaskId { job: JobId::from_bytes([1; 16]), target, attempt: muster_proto::id::Attempt::FIRST };
         (0..3).for_each(|target| tally.start(task(target)));
         assert_eq!(*tally.double.borrow(), None);
         tally.start(task(1));

@@ -4,9 +4,10 @@
 use super::Answers;
 use super::random::Random;
 use bytes::Bytes;
+use muster_agent::admit::Stand;
 use muster_proto::command::{Command, OutputLimit};
 use muster_proto::event::Stream;
-use muster_proto::id::TaskId;
+use muster_proto::id::{Attempt, TaskId};
 use muster_proto::limits::OUTPUT_FRAME_BYTES_MAX;
 use muster_proto::link::{Frame, FrameBody, TaskReport, Unfinished};
 use muster_proto::outcome::{End, EndKind};
@@ -58,10 +59,17 @@ enum Told {
 }
 
 impl Task {
-    /// Starts one now.
-    pub(super) fn start(answers: &Answers, command: &Command, random: &mut Random, now: Instant) -> Self {
+    /// Starts one now: this attempt, with its command.
+    pub(super) fn start(
+        answers: &Answers,
+        attempt: Attempt,
+        command: &Command,
+        random: &mut Random,
+        now: Instant,
+    ) -> Self {
         let delay = answers.delay + answers.jitter.mul_f64(random.unit());
-        let code = u8::from(random.unit() < answers.fail_rate);
+        let fail_rate = if attempt == Attempt::GATE { answers.gate_fail_rate } else { answers.fail_rate };
+        let code = u8::from(random.unit() < fail_rate);
         let (after, kind) =
             if delay > command.timeout { (command.timeout, EndKind::TimedOut) } else { (delay, EndKind::Exit(code)) };
         let kept = match command.output {
@@ -80,6 +88,14 @@ impl Task {
         match self.life {
             Life::Runs { ends, .. } => Some(ends),
             Life::Over(_) => None,
+        }
+    }
+
+    /// Where it stands, as far as others of its job depend on it.
+    pub(super) fn stand(&self) -> Stand {
+        match &self.life {
+            Life::Runs { .. } => Stand::Open,
+            Life::Over(end) => Stand::ended(end),
         }
     }
 
@@ -185,13 +201,14 @@ mod tests {
     use super::*;
     use crate::sim::output;
     use muster_proto::command::Program;
+    use muster_proto::outcome::State;
     use proptest::prelude::*;
 
     fn task(bytes: u64, head: u64, delay: Duration) -> Task {
-        let answers = Answers { output: bytes, delay, jitter: Duration::ZERO, fail_rate: 0.0 };
+        let answers = Answers { output: bytes, delay, jitter: Duration::ZERO, fail_rate: 0.0, gate_fail_rate: 0.0 };
         let mut command = Command::new(Program::Argv(vec![b"true".to_vec()]));
         command.output = OutputLimit::Kept { head, tail: 0 };
-        Task::start(&answers, &command, &mut Random::new(1, 1), Instant::now())
+        Task::start(&answers, Attempt::FIRST, &command, &mut Random::new(1, 1), Instant::now())
     }
 
     proptest! {
@@ -230,6 +247,19 @@ mod tests {
             prop_assert_eq!(dropped, bytes.saturating_sub(head));
             prop_assert!(started >= 1);
         }
+    }
+
+    #[test]
+    fn gates_fail_as_often_as_was_said_of_gates() {
+        let answers =
+            Answers { output: 0, delay: Duration::ZERO, jitter: Duration::ZERO, fail_rate: 0.0, gate_fail_rate: 1.0 };
+        let command = Command::new(Program::Argv(vec![b"true".to_vec()]));
+        let end = |attempt| {
+            let task = Task::start(&answers, attempt, &command, &mut Random::new(1, 1), Instant::now());
+            task.stand()
+        };
+        assert_eq!(end(Attempt(2)), Stand::Over(State::Succeeded));
+        assert_eq!(end(Attempt::GATE), Stand::Over(State::Failed));
     }
 
     #[test]

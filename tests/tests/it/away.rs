@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::time::{Duration, Instant};
 
 /// Writes numbered lines, waits for the file `go`, and writes as many again. It counts its own starts.
 const TWO_HALVES: &str = r#"
@@ -149,7 +150,7 @@ fn p1_a_task_starts_at_most_once_whenever_its_agent_is_killed() {
         let line = r#"echo "$MUSTER_JOB" >> "$MARKS/starts"; echo out"#;
         jobs.push(fleet.submit(["-w", "dev-1", "-e", &mark, "--sh", "--", line]));
         // Somewhere between the offer and the end, a little later each time.
-        std::thread::sleep(std::time::Duration::from_millis(u64::from(round * 3)));
+        std::thread::sleep(Duration::from_millis(u64::from(round * 3)));
         kill(agent);
         again = fleet.restart_agent(1);
         agent = again.pid();
@@ -169,4 +170,21 @@ fn p1_a_task_starts_at_most_once_whenever_its_agent_is_killed() {
             _ => panic!("an agent that came back within the window ran it: {job}"),
         }
     }
+}
+
+#[test]
+fn p6_what_waited_for_an_agent_that_stood_still_does_not_start_after_its_deadline() {
+    let fleet = Fleet::start(1);
+    let mark = marks(&fleet).join("ran");
+    let agent = fleet.agent_pid(1);
+    signal(agent, Signal::STOP);
+    let stopped_at = Instant::now();
+    let touch = format!("touch {}", mark.display());
+    let job = fleet.submit(["-w", "all", "--job-timeout", "3s", "--sh", "--", &touch]);
+    // The offer lies in the agent's socket. An agent notices that it stood still after ten seconds.
+    until(PATIENCE, "the agent stood still long enough", || stopped_at.elapsed() > Duration::from_secs(11));
+    signal(agent, Signal::CONT);
+    fleet.until_done(&job);
+    assert_eq!(fleet.state(&job, "dev-1"), "expired");
+    assert!(!mark.exists(), "it ran after its deadline");
 }

@@ -72,6 +72,58 @@ fn events_are_numbered_complete_and_the_same_for_everybody() {
 }
 
 #[test]
+fn events_of_waves_gates_attempts_and_pauses_have_their_public_shape() {
+    let fleet = Fleet::start(2);
+    let options = ["-w", "all", "--waves", "1", "--retry-failed", "1", "--gate", "echo no >&2; exit 4", "-o", "jsonl"];
+    let run = fleet.program(["run"]).args(options).args(["test $MUSTER_ATTEMPT = 2"]).run();
+    assert_eq!(run.status, 5, "{run}");
+    let events = run.jsonl();
+    let of = |kind: &'static str| events.iter().filter(move |event| event["kind"] == kind).collect::<Vec<_>>();
+    let fields = |event: &Value, wanted: &[&str]| {
+        let mut wanted = [&["job", "kind", "seq", "time"], wanted].concat();
+        wanted.sort_unstable();
+        assert_eq!(keys(event), wanted);
+    };
+    let end = ["duration_ms", "exit_code", "host", "reason", "signal", "state"];
+    fields(of("wave")[0], &["targets", "wave"]);
+    assert_eq!((of("wave").len(), &of("wave")[0]["wave"], &of("wave")[0]["targets"]), (1, &json!(1), &json!(1)));
+    let retrying = of("retrying")[0];
+    fields(retrying, &[&end[..], &["at", "attempt"]].concat());
+    assert_eq!(
+        (&retrying["attempt"], &retrying["state"], &retrying["exit_code"]),
+        (&json!(2), &json!("failed"), &json!(1))
+    );
+    assert_eq!((of("finished").len(), &of("finished")[0]["state"]), (1, &json!("succeeded")));
+    let gates = of("gate");
+    let steps: Vec<_> = gates.iter().map(|event| event["step"].as_str().expect("a step")).collect();
+    assert_eq!(steps, ["offered", "accepted", "started", "output", "finished"]);
+    fields(gates[0], &["host", "step"]);
+    fields(gates[3], &["host", "step", "stream", "text"]);
+    assert_eq!((&gates[3]["stream"], &gates[3]["text"]), (&json!("stderr"), &json!("no\n")));
+    fields(gates[4], &[&end[..], &["step"]].concat());
+    let paused = of("paused")[0];
+    fields(paused, &["operator", "reason"]);
+    assert!(paused["operator"].is_null() && paused["reason"].as_str().is_some_and(|why| why.contains("dev-1")));
+
+    // A pause is told in every form, and the job is as it was left.
+    let id = job_of(&run);
+    let attach = fleet.muster(["attach", &id]);
+    assert_closing(&attach, 5, "attach: 1 succeeded, 1 pending dev-2: 2");
+    assert!(attach.err().contains(&format!("`muster resume {id}` goes on, `muster cancel {id}` ends it")), "{attach}");
+    assert!(attach.err().contains("dev-1: gate: no\ndev-1: gate failed: exit code 4\n"), "{attach}");
+    let job = fleet.muster(["attach", &id, "-o", "json"]);
+    assert_eq!(
+        (job.status, &job.json()["state"], &job.json()["paused"]["operator"]),
+        (5, &json!("paused"), &Value::Null)
+    );
+    assert_eq!((fleet.muster(["resume", &id]).status, fleet.muster(["cancel", &id]).status), (0, 0));
+    let events = fleet.muster(["logs", &id, "-o", "jsonl"]).jsonl();
+    let resumed = events.iter().find(|event| event["kind"] == "resumed").expect("it was resumed");
+    fields(resumed, &["operator"]);
+    assert_eq!(resumed["operator"], "dev");
+}
+
+#[test]
 fn p5_what_is_missing_is_an_event_with_the_count() {
     let fleet = Fleet::start(1);
     let run = fleet.muster(["run", "-w", "all", "-o", "jsonl", "yes 123456789 | head -c 25000000"]);
@@ -98,11 +150,11 @@ fn objects_have_their_public_shape() {
     assert_closing(&run, 1, "run: 1 succeeded, 1 failed dev-2: 2");
     let id = job_of(&run);
     let (object, job) = (run.json(), fleet.muster(["job", &id, "-o", "json"]).json());
-    assert_eq!(keys(&job), ["argv", "counts", "digest", "hosts", "job", "operator", "state", "targets"]);
+    assert_eq!(keys(&job), ["argv", "counts", "digest", "hosts", "job", "operator", "rollout", "state", "targets"]);
     assert_eq!((&job["job"], &job["state"], &job["targets"]), (&json!(id), &json!("done"), &json!(2)));
     assert_eq!(job["argv"], json!(["/bin/sh", "-c", LINE]));
     assert_eq!(job["counts"], json!({"succeeded": 1, "failed": 1}));
-    assert_eq!(keys(&job["hosts"][0]), ["duration_ms", "exit_code", "host", "reason", "signal", "state"]);
+    assert_eq!(keys(&job["hosts"][0]), ["attempt", "duration_ms", "exit_code", "host", "reason", "signal", "state"]);
     assert_eq!((&job["hosts"][1]["host"], &job["hosts"][1]["exit_code"]), (&json!("dev-2"), &json!(3)));
     // `run` has the same, and what the hosts wrote.
     for host in object["hosts"].as_array().expect("a list") {
@@ -118,7 +170,7 @@ fn objects_have_their_public_shape() {
 
     let jobs = fleet.muster(["jobs", "-o", "json"]).json();
     let mut without_hosts = job;
-    without_hosts.as_object_mut().expect("an object").remove("hosts");
+    without_hosts.as_object_mut().expect("an object").retain(|key, _| !["hosts", "rollout"].contains(&key.as_str()));
     assert_eq!(jobs, json!([without_hosts]));
 
     let agents = fleet.muster(["agents", "-o", "json"]).json();

@@ -84,7 +84,7 @@ impl Drop for Stage {
 }
 
 fn task_of(job: &str, target: u32) -> TaskId {
-    TaskId { job: job.parse::<JobId>().expect("an id"), target, attempt: 1 }
+    TaskId { job: job.parse::<JobId>().expect("an id"), target, attempt: muster_proto::id::Attempt::FIRST }
 }
 
 fn output(number: u64, offset: u64, data: &'static [u8]) -> TaskReport {
@@ -155,7 +155,7 @@ fn p2_an_agent_speaks_of_its_own_tasks_alone() {
             let said = format!("{report:?} of {what}");
             stage.assert_closed(&said, |peer| _ = peer.report(task_of(job, target), [report]));
         }
-        let other_attempt = TaskId { attempt: 2, ..task_of(job, target) };
+        let other_attempt = TaskId { attempt: muster_proto::id::Attempt(2), ..task_of(job, target) };
         stage.assert_closed(&format!("another attempt of {what}"), |peer| {
             _ = peer.report(other_attempt, [exited(0, 0)]);
         });
@@ -301,7 +301,11 @@ fn the_beginning_of_a_session_is_held_to_its_form() {
 
 fn fakes(count: usize) -> impl Iterator<Item = TaskId> {
     let id = |number: u128| JobId::from_bytes((number << 64 | 7).to_be_bytes());
-    (1..).take(count).map(move |number| TaskId { job: id(number), target: 0, attempt: 1 })
+    (1..).take(count).map(move |number| TaskId {
+        job: id(number),
+        target: 0,
+        attempt: muster_proto::id::Attempt::FIRST,
+    })
 }
 
 fn other_protocol() -> wire::AgentMessage {

@@ -39,8 +39,9 @@ const BANS: [(&str, &[&str], &str); 5] = [
     ("muster-proto", &["tokio", "sqlx", "axum", "clap"], "the contract has no runtime and no opinion"),
 ];
 
-/// Distinct crates that a build of each takes, itself included (`cargo tree -e normal`).
-const BUDGETS: [(&str, usize); 3] = [("muster-agent", 130), ("muster-probe", 25), ("muster-core", 20)];
+/// Distinct crates that a build of each takes, itself included (`cargo tree -e normal`). Three of core's are regular
+/// expressions, which have to be linear in time whatever is written.
+const BUDGETS: [(&str, usize); 3] = [("muster-agent", 130), ("muster-probe", 25), ("muster-core", 21)];
 
 const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
@@ -88,8 +89,9 @@ const WALLS: [Wall; 9] = [
         // Our own vocabulary has a Command too: what counts is where it comes from.
         trips: |line| line.contains("process::") && bears(line, "Command"),
         within: EVERYWHERE,
-        doors: &["agent/src/process", "controller/cli/src/commands/dev"],
-        remedy: "one place starts processes: agent/src/process.rs (and `muster dev`)",
+        // The controller's owner may keep groups behind programs: that one file starts them, and nothing else.
+        doors: &["agent/src/process", "controller/cli/src/commands/dev", "controller/server/src/groups/program.rs"],
+        remedy: "one place starts processes: agent/src/process.rs (and `muster dev`, and what knows groups)",
     },
     Wall {
         trips: |line| bears(line, "println!(") || bears(line, "print!("),
@@ -111,7 +113,8 @@ const WALLS: [Wall; 9] = [
     Wall {
         trips: |line| bears(line, "SystemTime::now") || bears(line, "Instant::now"),
         within: &["controller/core/", "proto/src/", "controller/store/src/"],
-        doors: &[],
+        // What measures.
+        doors: &["controller/core/examples/"],
         remedy: "no clock in here: take `now` as an argument",
     },
     Wall {

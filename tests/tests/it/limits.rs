@@ -220,7 +220,9 @@ fn an_operator_who_says_too_much_is_not_heard() {
         let targets = format!("dev-1{}", " ".repeat(bytes));
         let selection = wire::Selection { targets, ..wire::Selection::default() };
         // What is too large may be refused before all of it is sent.
-        let _ = call.send(&wire::PlanRequest { selection: Some(selection) }).and_then(|()| call.finish());
+        let _ = call
+            .send(&wire::PlanRequest { selection: Some(selection), ..wire::PlanRequest::default() })
+            .and_then(|()| call.finish());
         call.receive::<wire::PlanReply>()
     };
     assert_eq!(plan(0).expect("a plan").targets.len(), 1);

@@ -1,6 +1,6 @@
 //! Output: the bytes that a program wrote, where it wrote them, and a count of those that are missing.
 
-use muster_tests::{Fleet, PATIENCE, Run, finish, kill, until};
+use muster_tests::{Contact, Fleet, PATIENCE, Run, finish, kill, until};
 use serde_json::Value;
 use std::fs;
 use std::io::Write as _;
@@ -148,6 +148,23 @@ fn p5_what_is_dropped_is_counted_to_the_byte() {
     assert_eq!(run.err().lines().next(), Some("dev-1: ... 83,886,080 bytes of stdout dropped here ..."), "{run}");
     let line = |length| format!("dev-1: {}\n", "x".repeat(length));
     assert!(run.out() == line(HEAD) + &line(TAIL), "{} bytes", run.stdout.len());
+}
+
+#[test]
+fn p9_a_controller_that_was_killed_goes_on_where_the_output_was() {
+    let fleet = Fleet::start(1);
+    let (ports, gate, all) = (fleet.ports(), fleet.gate("second"), numbers(4_000_000));
+    let id = fleet.submit(["-w", "all", "--sh", "--", &format!("seq 2500000; {}; seq 2500001 4000000", gate.wait())]);
+    until(PATIENCE, "the head is stored", || fleet.counted("muster_output_bytes_total", &[]) == HEAD as u64);
+    kill(fleet.controller_pid());
+    let _again = fleet.restart_controller(&ports);
+    fleet.until_contact(1, Contact::There);
+    gate.open();
+    assert_eq!(fleet.until_done(&id)["counts"], serde_json::json!({"succeeded": 1}));
+    assert_eq!(fleet.counted("muster_sessions_closed_total", &["invalid"]), 0, "what the agent says is believed");
+    let stored = fleet.muster(["attach", "-o", "jsonl", &id]);
+    let kept = [&all[..HEAD], &all[all.len() - TAIL..]].concat();
+    assert!(output_of(&stored, "dev-1", "stdout") == (kept, (all.len() - HEAD - TAIL) as u64), "it is not complete");
 }
 
 #[test]

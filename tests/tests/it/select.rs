@@ -35,7 +35,7 @@ fn p11_a_selector_that_cannot_be_meant_runs_nothing() {
         (&["-w", "dve-1"], "no agent is called dve-1: did you mean dev-1?"),
         (&["-w", "dev-1,dev-4"], "no agent is called dev-4"),
         (&["-w", "dev-[1-5]"], "no agents are called dev-[4-5]"),
-        (&["-w", "dev-[1-9]"], "no agents are called dev-[4-8] and 1 more name:"),
+        (&["-w", "dev-[1-9]"], "no agents are called dev-[4-8] and 1 more:"),
         (&["-w", "dev-[01-03]"], "no agents are called dev-[01-03]"),
         (&["-w", "all,dev-4"], "no agent is called dev-4"),
         (&["-w", "dev-1,x*"], "no agent matches x*"),
@@ -47,7 +47,10 @@ fn p11_a_selector_that_cannot_be_meant_runs_nothing() {
         (&["-w", ",dev-1"], "column 1: a target is missing"),
         (&["-w", "dev-1,"], "column 7: a target is missing"),
         (&["-w", ","], "column 1: a target is missing"),
-        (&["-w", "dev-1 dev-2"], "column 6: white space"),
+        (&["-w", "dev-1 dev-2"], "column 7: between two targets stands"),
+        (&["-w", "dev-1,dev-2 and slot=1"], "column 13: `a,b and c` can be read in two ways"),
+        (&["-w", "dev-1 and"], "column 10: a target is missing"),
+        (&["-w", "10.0.0.5"], "write 10.0.0.5/32"),
         (&["-w", "dev-[1-"], "column 8: a number is missing"),
         (&["-w", "dev-[3-1]"], "1 is less than 3"),
         (&["-w", "All"], "lower case: write a for A"),
@@ -73,8 +76,45 @@ fn p11_a_selector_that_cannot_be_meant_runs_nothing() {
     assert_refused(&fleet.muster(["agents", "label", "dev-4", "role=web"]), "no agent is called dev-4");
     assert_eq!(fleet.muster(["jobs", "-o", "json"]).json(), Value::Array(Vec::new()), "something was submitted");
 
+    for (expression, hosts) in [
+        ("dev-[2-3],slot=1,dev-* ! slot=2", "dev-[1,3]\n"),
+        ("dev-[1-3/2] and not slot=1", "dev-3\n"),
+        ("cpus>=1 and os!='no such' and name~'[12]$'", ""),
+        ("(dev-1 or dev-2) and cpus>=1 and agent.version>=0.0.1", "dev-[1-2]\n"),
+    ] {
+        let run = fleet.muster(["targets", expression]);
+        match hosts {
+            "" => assert_refused(&run, "no agent matches os='no such'"),
+            hosts => assert_eq!((run.status, run.out().as_str()), (0, hosts), "{run}"),
+        }
+    }
     let run = fleet.muster(["targets", "dev-[2-3],slot=1,dev-*", "-x", "slot=2"]);
     assert_eq!((run.status, run.out().as_str()), (0, "dev-[1,3]\n"), "{run}");
+}
+
+#[test]
+fn abuse_50_selectors_that_are_meant_to_hurt_are_refused_at_once() {
+    let fleet = Fleet::start(1);
+    let deep = format!("{}dev-1{}", "(".repeat(10_000), ")".repeat(10_000));
+    let long = "dev-1,".repeat(15_000);
+    for (expression, hint) in [
+        ("color=red", "none has the label color"),
+        ("*", "write `all`"),
+        ("!dev-1", "write `all ! x`"),
+        ("dev", "no agent is called dev: "),
+        ("dev-", "no host name"),
+        ("dev-11", "no agent is called dev-11"),
+        ("\u{501}ev-1", "column 1: 'ԁ' is not understood"),
+        ("name~'(a{1,1000}){1,1000}'", "too big"),
+        ("../../etc/passwd", "column 1: no network"),
+        (&deep, "within each other"),
+        (&long, "at most 65536 bytes"),
+    ] {
+        assert_refused(&fleet.muster(["run", "-w", expression, "--", "true"]), hint);
+        assert_refused(&fleet.muster(["run", "-w", "all", "-x", expression, "--", "true"]), "exclude");
+    }
+    assert_refused(&fleet.muster(["run", "-w", "slot>9", "--", "true"]), "no host is chosen");
+    assert_eq!(fleet.muster(["jobs", "-o", "json"]).json(), Value::Array(Vec::new()), "something was submitted");
 }
 
 #[test]

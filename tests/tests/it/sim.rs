@@ -64,8 +64,13 @@ fn count(job: &Value, state: &str) -> u64 {
 }
 
 fn submit(controller: &Controller, agents: u64) -> String {
+    submit_with(controller, agents, &[])
+}
+
+fn submit_with(controller: &Controller, agents: u64, options: &[&str]) -> String {
     let yes = format!("--yes={agents}");
-    let run = controller.muster(["run", "-d", "-w", "kind=sim", &yes, "-t", "10m", "--", "true"]);
+    let run = ["run", "-d", "-w", "kind=sim", &yes, "-t", "10m"];
+    let run = controller.muster([&run[..], options, &["--", "true"]].concat());
     assert_eq!(run.status, 0, "{run}");
     run.out().trim().to_owned()
 }
@@ -123,4 +128,30 @@ fn p9_a_controller_with_a_thousand_open_streams_stops_in_time_and_all_come_back_
     let closing = sim.end();
     assert!(closing.starts_with(&format!("sim: started={MANY} ended={MANY} ")), "{closing}");
     assert!(closing.contains(" rejected=0 doubles=0 "), "{closing}");
+}
+
+#[test]
+fn p1_waves_attempts_and_gates_of_a_fleet_add_up_and_a_gate_that_fails_stops_it() {
+    const MANY: u64 = 100;
+    let waves = ["--waves", "1,10%,100%", "--gate", "true", "--retry-failed", "9"];
+    let controller = Controller::start([]);
+    let sim = Sim::start(&controller, MANY, &["--fail-rate", "0.3"]);
+    let id = submit_with(&controller, MANY, &waves);
+    until(PATIENCE, "the job is done", || job(&controller, &id)["state"] == "done");
+    assert_eq!(count(&job(&controller, &id), "succeeded"), MANY);
+    let closing = sim.end();
+    let started: u64 = closing
+        .strip_prefix("sim: started=")
+        .and_then(|rest| rest.split(' ').next()?.parse().ok())
+        .expect("how many tasks started");
+    let (gates, retried) = (1 + 10, started.saturating_sub(MANY + 1 + 10));
+    assert!(retried > MANY / 10, "{retried} attempts after the first, {gates} gates: {closing}");
+    assert!(closing.contains(" rejected=0 doubles=0 "), "no agent thinks that it was out of turn: {closing}");
+
+    let controller = Controller::start([]);
+    let sim = Sim::start(&controller, MANY, &["--gate-fail-rate", "1"]);
+    let id = submit_with(&controller, MANY, &waves);
+    until(PATIENCE, "the job is paused", || job(&controller, &id)["state"] == "paused");
+    let closing = sim.end();
+    assert!(closing.starts_with("sim: started=2 ended=2 "), "one host and its gate: {closing}");
 }

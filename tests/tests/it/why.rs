@@ -42,7 +42,7 @@ fn why_tells_each_end_of_a_task_with_its_reason() {
     assert_says(&why(&id[..25]), &["it runs since", "the run timeout (-u) ends it"]);
     assert_says(
         &fleet.muster(["why", "dev-2", &id, "-o", "json"]),
-        &["planned: it waits for its turn; 1 of at most 1"],
+        &["dev-2 is connected, and waits for its turn: 1 of at most 1"],
     );
     assert_eq!(fleet.muster(["cancel", &id]).status, 0);
     assert_says(&why(&id), &["cancelled:", "cancelled the job"]);

@@ -1,7 +1,7 @@
 //! `muster agents`: the machines of the fleet: who is there, what they are called, who may stay.
 
 use crate::args::{self, Form};
-use crate::client::{Client, Selection};
+use crate::client::Client;
 use crate::exit::{Exit, Usage};
 use crate::settings::Settings;
 use crate::show::table::Table;
@@ -9,6 +9,7 @@ use crate::show::{self, json, moment, summary};
 use clap::Subcommand;
 use muster_proto::fleet::{AgentInfo, Facts, Labels, Party};
 use muster_proto::name::{HostName, LabelText};
+use muster_proto::selection::Selection;
 use serde::Serialize;
 
 /// Options of `muster agents`.

@@ -6,8 +6,9 @@ use crate::args::{self, JobRef};
 use crate::client::JobDetails;
 use crate::exit::Exit;
 use crate::settings::Settings;
+use crate::show::rollout;
 use crate::track::Track;
-use muster_proto::job::{JobSpec, Work};
+use muster_proto::job::{JobSpec, JobState, Work};
 use muster_proto::ping::TargetName;
 use std::rc::Rc;
 
@@ -28,14 +29,17 @@ pub struct Args {
 pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     args.follow.check()?;
     let client = settings.connect().await?;
-    let JobDetails { summary, signed, hosts } = client.job(args.job.find(&client).await?).await?;
+    let JobDetails { summary, signed, hosts, .. } = client.job(args.job.find(&client).await?).await?;
     // For display and for waiting only, nothing is run by it: the signature need not be verified.
-    let work = JobSpec::decode(&signed.payload)?.work;
+    let JobSpec { work, rollout, targets, .. } = JobSpec::decode(&signed.payload)?;
     let names: Rc<[TargetName]> = hosts.iter().map(|host| host.name.clone()).collect();
     let mut track = Track::new(names.clone());
     if args.after > 0 {
         // The hosts whose end will not be shown again have to be counted all the same.
         track.catch_up(&hosts);
+        if summary.state == JobState::Paused {
+            track.hold();
+        }
     }
     let (verb, id) = ("attach", summary.job);
     let since = Since::Signed { at: summary.created_at, done_at: summary.done_at };
@@ -48,6 +52,7 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
         }
         Work::Command(command) => command.grace,
     };
-    let job = follow::Job { verb, id, names, grace, since };
+    let waves = rollout::waves(&rollout, targets.count).len();
+    let job = follow::Job { verb, id, names, grace, waves, since };
     Follower::new(client, job, &args.follow, track, args.after).run(&mut interrupts).await
 }

@@ -1,7 +1,8 @@
 //! `muster cancel`: end a job everywhere, and wait until that is confirmed.
 
 use crate::args::{self, JobRef};
-use crate::client::{Cancelled, Client, JobDetails};
+use crate::client::pace::Cancelled;
+use crate::client::{Client, JobDetails};
 use crate::exit::Exit;
 use crate::settings::Settings;
 use crate::show::{self, summary};
@@ -37,7 +38,7 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<Exit> {
     let JobDetails { summary, hosts, .. } = wait(&client, job).await?;
     let ends = hosts.iter().map(|host| (&host.name, host.outcome.as_ref().map(|outcome| outcome.state)));
     let took = summary.created_at.until(summary.done_at.unwrap_or_else(|| SystemTime::now().into()));
-    show::note(&summary::closing("cancel", ends, took, summary.job));
+    show::note(&summary::closing("cancel", ends, summary::Rest::NotDone, took, summary.job));
     // Ended is what was asked for; only what may still run is a failure.
     Ok(if summary.counts.get(State::Indeterminate) > 0 { Exit::Indeterminate } else { Exit::Success })
 }

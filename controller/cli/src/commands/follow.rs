@@ -3,6 +3,13 @@
 //! Events come from a [`Feed`], a [`Track`] knows what they add up to, and one of four views shows them. Ctrl-C is
 //! heard at any time: the first leaves the job alone, a second one soon after cancels it.
 
+mod args;
+mod interrupts;
+mod told;
+
+pub use args::{Args, Form};
+pub use interrupts::Interrupts;
+
 use crate::client::{Client, ClientError, Follow};
 use crate::exit::Exit;
 use crate::feed::{Feed, Item};
@@ -11,21 +18,18 @@ use crate::show::json::{self, Gathered};
 use crate::show::lines::{Lines, Prefix};
 use crate::show::table::cut;
 use crate::show::{moment, progress, summary};
-use crate::track::{Order, Show, Track, Wait};
-use anstyle::{AnsiColor, Style};
-use clap::ValueEnum;
+use crate::track::{Order, Rest, Show, Track, Wait};
 use muster_proto::event::{Event, EventKind, Stream};
 use muster_proto::id::JobId;
+use muster_proto::job::JobState;
 use muster_proto::outcome::{Outcome, State};
 use muster_proto::ping::TargetName;
 use muster_proto::time::Timestamp;
-use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use told::Gates;
 
 /// A second Ctrl-C within this time cancels the job.
 const SECOND_INTERRUPT: Duration = Duration::from_secs(2);
@@ -36,61 +40,11 @@ const TICK: Duration = Duration::from_millis(200);
 /// A job that is over sooner needs no progress, and no flicker.
 const PROGRESS_AFTER: Duration = Duration::from_millis(300);
 
+/// So long nothing has to happen before a paused job counts as at rest while tasks are on their way to their hosts.
+const QUIET: Duration = Duration::from_secs(2);
+
 /// What a follower is told while the link is mended.
 pub const LINK_BROKEN: &str = "muster: the link to the controller broke; trying again for half a minute";
-
-/// How answers are shown.
-#[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Output")]
-#[group(skip)]
-pub struct Args {
-    /// Show hosts as they end, or in the order of the target list
-    #[arg(long, value_enum, default_value = "completion", value_name = "ORDER")]
-    pub order: Order,
-    /// What to wait for; hosts that are not done then are named, and the job goes on
-    #[arg(long, value_enum, default_value = "all", value_name = "WHAT")]
-    pub wait: Wait,
-    /// Lines for people, one JSON object at the end, or one JSON event a line
-    #[arg(short = 'o', long, value_enum, default_value = "text", value_name = "FORM")]
-    pub output: Form,
-    /// Show only hosts that ended so
-    #[arg(long, value_enum, default_value = "all", value_name = "WHICH")]
-    pub show: Show,
-    /// Print only the names of the hosts, each at its end
-    #[arg(long)]
-    pub names: bool,
-    /// No host before the lines
-    #[arg(short = 'N', long)]
-    pub no_prefix: bool,
-    /// With a single host, exit as its program did
-    #[arg(long)]
-    pub pass_exit: bool,
-}
-
-/// Forms of output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Form {
-    /// Lines, each with its host
-    Text,
-    /// One object at the end
-    Json,
-    /// One event a line
-    Jsonl,
-}
-
-impl Args {
-    /// Refuses what contradicts itself, before anything is sent.
-    pub fn check(&self) -> Result<(), crate::exit::Usage> {
-        let usage = |text: &str| Err(crate::exit::Usage(text.to_owned()));
-        if self.names && self.output != Form::Text {
-            return usage("--names prints names only: leave out -o");
-        }
-        if self.output == Form::Jsonl && (self.show != Show::All || self.order != Order::Completion) {
-            return usage("-o jsonl prints every event in its order: leave out --show and --order, or take -o json");
-        }
-        Ok(())
-    }
-}
 
 /// The job that is followed.
 pub struct Job {
@@ -102,6 +56,8 @@ pub struct Job {
     pub names: Rc<[TargetName]>,
     /// From TERM to KILL.
     pub grace: Duration,
+    /// How many waves it has; 0 is none.
+    pub waves: usize,
     /// When it began.
     pub since: Since,
 }
@@ -131,34 +87,6 @@ impl Since {
     }
 }
 
-/// What a user says to have us stop.
-pub struct Interrupts(Vec<Signal>);
-
-impl Interrupts {
-    /// Ctrl-C from now on; until it is called, Ctrl-C ends the program.
-    pub fn ctrl_c() -> io::Result<Self> {
-        Self::of(&[SignalKind::interrupt()])
-    }
-
-    /// Everything that asks a program to end, also that its terminal has gone.
-    pub fn all() -> io::Result<Self> {
-        Self::of(&[SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()])
-    }
-
-    fn of(kinds: &[SignalKind]) -> io::Result<Self> {
-        kinds.iter().map(|kind| signal(*kind)).collect::<io::Result<_>>().map(Self)
-    }
-
-    /// The next one.
-    pub async fn recv(&mut self) {
-        poll_fn(|context| match self.0.iter_mut().any(|signal| signal.poll_recv(context).is_ready()) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        })
-        .await;
-    }
-}
-
 /// One follower of one job.
 pub struct Follower<'a> {
     client: Client,
@@ -168,7 +96,25 @@ pub struct Follower<'a> {
     feed: Feed,
     view: View,
     console: Console,
+    gates: Gates,
+    /// Why nothing more starts, once that was told.
+    stopping: Option<String>,
     last_time: Timestamp,
+    last_seen: Instant,
+    /// The controller was asked since the last events whether the job is at rest.
+    asked: bool,
+}
+
+/// Why we stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// We have seen what we wait for.
+    Seen,
+    /// The job does not go on by itself.
+    Rest(Rest),
+    Interrupted,
+    /// The link broke for good.
+    Lost,
 }
 
 enum View {
@@ -194,7 +140,20 @@ impl<'a> Follower<'a> {
             Form::Text if args.order == Order::Target || args.show != Show::All => View::Stored(lines()),
             Form::Text => View::Live(lines()),
         };
-        Self { client, job, args, track, feed, view, console: Console::new(), last_time: Timestamp::default() }
+        Self {
+            client,
+            job,
+            args,
+            track,
+            feed,
+            view,
+            console: Console::new(),
+            gates: Gates::default(),
+            stopping: None,
+            last_time: Timestamp::default(),
+            last_seen: Instant::now(),
+            asked: false,
+        }
     }
 
     /// Shows what happens until it is enough, and judges it.
@@ -216,7 +175,7 @@ impl<'a> Follower<'a> {
         let closed = error.kind() == io::ErrorKind::BrokenPipe;
         let pending = self.track.pending().len();
         let exit = if closed && (pending == 0 || self.track.is_enough(self.args.wait)) {
-            self.console.say(&summary::closing(self.job.verb, self.track.ends(), self.elapsed(), self.job.id))?;
+            self.console.say(&self.closing(summary::Rest::NotDone))?;
             self.judge()
         } else {
             self.console.say(&summary::not_shown(&error, self.job.id, pending))?;
@@ -232,33 +191,37 @@ impl<'a> Follower<'a> {
             () = interrupts.recv() => None,
             watched = self.watch(self.args.wait) => Some(watched),
         };
-        let exit = match watched {
+        let end = match watched {
             None => {
                 self.interrupted(interrupts).await?;
-                Exit::Interrupted
+                End::Interrupted
             }
-            Some(Ok(())) => {
+            Some(Ok(end)) => {
                 if self.args.order == Order::Target {
                     for place in self.track.take_rest() {
                         self.take_turn(place).await?;
                     }
                 }
-                self.judge()
+                end
             }
             Some(Err(error)) => match error.downcast_ref::<ClientError>() {
                 Some(ClientError::Lost(why)) => {
                     let id = self.job.id;
                     self.say(&format!("muster: {why}; the job goes on: `muster attach {id}` follows it again"))?;
-                    Exit::NotFollowed
+                    End::Lost
                 }
                 _ => return Err(error),
             },
         };
-        self.close(exit).await?;
-        Ok(exit)
+        self.close(end).await?;
+        Ok(match end {
+            End::Seen => self.judge(),
+            End::Rest(_) | End::Lost => Exit::NotFollowed,
+            End::Interrupted => Exit::Interrupted,
+        })
     }
 
-    async fn watch(&mut self, wait: Wait) -> anyhow::Result<()> {
+    async fn watch(&mut self, wait: Wait) -> anyhow::Result<End> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.track.is_enough(wait) {
@@ -266,24 +229,47 @@ impl<'a> Follower<'a> {
                 item = self.feed.next() => match item? {
                     Some(Item::Events(events)) => self.take(&events).await?,
                     Some(Item::Broken) => self.say(LINK_BROKEN)?,
-                    None => return Ok(()),
+                    None => return Ok(End::Seen),
                 },
                 _ = tick.tick() => {}
             }
-            self.console.flush()?;
-            let (elapsed, track) = (self.elapsed(), &self.track);
-            if elapsed < PROGRESS_AFTER {
-                continue;
+            if let Some(rest) = self.rest().await? {
+                return Ok(End::Rest(rest));
             }
-            self.console.show_progress(|window| {
-                let line = progress::line(track.counts(), track.names().len(), track.running(), elapsed);
-                cut(&line, window.columns - 1).into_owned()
-            })?;
+            self.console.flush()?;
+            let (elapsed, track, waves) = (self.elapsed(), &self.track, self.job.waves);
+            if elapsed >= PROGRESS_AFTER {
+                self.console.show_progress(|window| {
+                    cut(&progress::line(track, waves, elapsed), window.columns - 1).into_owned()
+                })?;
+            }
         }
-        Ok(())
+        Ok(End::Seen)
+    }
+
+    /// Why the job does not go on by itself. What the events say is old news to one who reads them later: the
+    /// controller has to say so, too.
+    async fn rest(&mut self) -> anyhow::Result<Option<Rest>> {
+        let Some(rest) = self.track.rest().filter(|_| !self.asked) else { return Ok(None) };
+        if !self.track.is_idle() && self.last_seen.elapsed() < QUIET {
+            return Ok(None);
+        }
+        self.console.flush()?;
+        let details = match self.client.job(self.job.id).await {
+            Err(ClientError::Unavailable(_)) => return Ok(None),
+            details => details?,
+        };
+        self.asked = true;
+        let state = details.summary.state;
+        let is_so = match rest {
+            Rest::Paused => state == JobState::Paused,
+            Rest::Queued => details.hosts.iter().all(|host| host.outcome.is_some() || host.queued_until.is_some()),
+        };
+        Ok((is_so && details.summary.counts == *self.track.counts()).then_some(rest))
     }
 
     async fn take(&mut self, events: &[Event]) -> anyhow::Result<()> {
+        (self.last_seen, self.asked) = (Instant::now(), false);
         for event in events {
             self.track.apply(event);
             self.last_time = event.time;
@@ -306,10 +292,10 @@ impl<'a> Follower<'a> {
                 EventKind::Finished { target, .. } if self.args.order == Order::Completion => {
                     self.take_turn(*target as usize).await?;
                 }
-                EventKind::Cancelling { operator } => self.say(&format!("cancelled by {operator}"))?,
-                _ => {}
+                kind => self.tell(kind, event.time)?,
             }
         }
+        self.tell_queued(events)?;
         if self.args.order == Order::Target {
             for place in self.track.take_turns() {
                 self.take_turn(place).await?;
@@ -326,7 +312,10 @@ impl<'a> Follower<'a> {
         if !self.args.show.includes(outcome.state) {
             return Ok(());
         }
+        // What was told of the job is not said again of each host that it keeps from starting.
+        let told = outcome.state == State::Skipped && self.stopping.is_some() && outcome.reason == self.stopping;
         match &mut self.view {
+            View::Live(_) | View::Stored(_) if told => {}
             View::Live(lines) => {
                 lines.end(&mut self.console, target)?;
                 say_end(lines, &mut self.console, target, &outcome)?;
@@ -376,7 +365,7 @@ impl<'a> Follower<'a> {
         tokio::select! {
             () = interrupts.recv() => {}
             watched = timeout(limit, self.watch(Wait::All)) => match watched {
-                Ok(watched) => watched?,
+                Ok(watched) => drop(watched?),
                 Err(_) => self.say(&format!("not all hosts ended within {}; the cancel stands", moment::span(limit)))?,
             },
         }
@@ -384,20 +373,27 @@ impl<'a> Follower<'a> {
     }
 
     /// Writes what is still owed, and the line that adds up.
-    async fn close(&mut self, exit: Exit) -> anyhow::Result<()> {
+    async fn close(&mut self, end: End) -> anyhow::Result<()> {
         self.console.hide_progress()?;
         match &mut self.view {
             View::Live(lines) | View::Stored(lines) => lines.end_all(&mut self.console)?,
-            View::Json(_) if exit == Exit::NotFollowed => {}
+            View::Json(_) if end == End::Lost => {}
             View::Json(hosts) => {
                 let hosts = std::mem::take(hosts);
                 self.write_json(hosts).await?;
             }
             View::Names | View::Jsonl => {}
         }
-        let line = summary::closing(self.job.verb, self.track.ends(), self.elapsed(), self.job.id);
-        self.console.say(&line)?;
+        if let End::Rest(rest) = end {
+            self.console.say(&told::remedy(rest, self.job.id))?;
+        }
+        let rest = if matches!(end, End::Rest(_)) { summary::Rest::Pending } else { summary::Rest::NotDone };
+        self.console.say(&self.closing(rest))?;
         Ok(self.console.flush()?)
+    }
+
+    fn closing(&self, rest: summary::Rest) -> String {
+        summary::closing(self.job.verb, self.track.ends(), rest, self.elapsed(), self.job.id)
     }
 
     async fn write_json(&mut self, gathered: Vec<Gathered>) -> anyhow::Result<()> {
@@ -439,6 +435,10 @@ pub fn show_stored(lines: &mut Lines, console: &mut Console, events: &[Event]) -
             EventKind::Output { target, stream, data, .. } => lines.output(console, *target, *stream, data)?,
             EventKind::Truncated { target, stream, bytes } => lines.truncated(console, *target, *stream, *bytes)?,
             EventKind::Finished { target, .. } => lines.end(console, *target)?,
+            EventKind::Retrying { target, attempt, outcome, .. } => {
+                lines.end(console, *target)?;
+                lines.note(console, *target, &told::attempt(*attempt, outcome), told::style(outcome.state))?;
+            }
             _ => {}
         }
     }
@@ -446,13 +446,10 @@ pub fn show_stored(lines: &mut Lines, console: &mut Console, events: &[Event]) -
 }
 
 fn say_end(lines: &mut Lines, console: &mut Console, target: u32, outcome: &Outcome) -> io::Result<()> {
-    let colour = match outcome.state {
-        State::Succeeded => return Ok(()),
-        state if state.is_failure() => AnsiColor::Red,
-        _ => AnsiColor::Yellow,
-    };
-    let style: Style = colour.on_default();
-    lines.note(console, target, &summary::end(outcome), style)
+    match outcome.state {
+        State::Succeeded => Ok(()),
+        state => lines.note(console, target, &summary::end(outcome), told::style(state)),
+    }
 }
 
 fn with_host(hosts: &mut [Gathered], target: u32, then: impl FnOnce(&mut Gathered)) {

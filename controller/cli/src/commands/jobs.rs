@@ -65,9 +65,6 @@ pub fn result(job: &JobSummary) -> String {
     }
     match job.counts.iter().collect::<Vec<_>>()[..] {
         [(state, _)] => state.to_string(),
-        ref counts => {
-            let bad = counts.iter().filter(|(state, _)| *state != muster_proto::outcome::State::Succeeded);
-            bad.map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(",")
-        }
+        ref counts => counts.iter().map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(", "),
     }
 }

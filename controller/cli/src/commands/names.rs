@@ -29,7 +29,7 @@ pub fn from_file(path: &Path, read: impl Fn(&str) -> Result<String, String>) -> 
 /// Refuses what is an expression over agents where a host is meant: one may be called so, but hardly is, and nobody
 /// means that one.
 pub fn no_expression(word: &str) -> Result<(), String> {
-    match word == "all" || word.contains(['=', '*', '?', '!']) {
+    match word == "all" || word.contains(['=', '*', '?', '!', '~', '<', '>', '@', '&', '^', '(']) {
         true => Err(format!("{word} is an expression over agents: say -w '{word}'")),
         false => Ok(()),
     }

@@ -10,8 +10,8 @@ mod schedule;
 mod status;
 
 use super::follow::{Interrupts, Since};
-use super::launch::{self, Times};
-use crate::client::{Client, Selection};
+use super::launch::{self, Terms};
+use crate::client::Client;
 use crate::exit::{Exit, Usage};
 use crate::settings::Settings;
 use crate::show;
@@ -25,6 +25,8 @@ use muster_proto::job::{TargetList, Work};
 use muster_proto::limits;
 use muster_proto::name::LabelText;
 use muster_proto::ping::{PingList, PingSelection, PingSpec};
+use muster_proto::rollout::Rollout;
+use muster_proto::selection::Selection;
 use options::{Fping, Looks, Output};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -168,15 +170,16 @@ pub async fn launch(
     let plan = client.plan_ping(selection).await?;
     check(&plan.list)?;
     plan.notes.iter().for_each(|note| show::note(&format!("note: {note}")));
-    let times = Times { deliver, job_timeout: plan::job_timeout(&plan.list, &ping)?, concurrency: None };
+    let job_timeout = plan::job_timeout(&plan.list, &ping)?;
+    let terms = Terms { deliver, job_timeout, rollout: Rollout::default(), rerun_of: None };
     let pings = Arc::new(plan.list);
     let list = TargetList::Pings(pings.clone());
-    let spec = launch::spec(context, plan.cluster, &list, &times, Work::Ping(ping))?;
+    let spec = launch::spec(context, plan.cluster, &list, terms, Work::Ping(ping))?;
     if mode == Mode::DryRun {
         return plan::show(&spec, &pings, json);
     }
     let mut interrupts = Interrupts::all()?;
-    let Some(id) = launch::hand_over(&client, context, &spec, &list, Vec::new(), &mut interrupts).await? else {
+    let Some(id) = launch::hand_over(&client, context, &spec, &list, Vec::new(), None, &mut interrupts).await? else {
         return Ok(Exit::Interrupted);
     };
     if mode == Mode::Detach {

@@ -7,7 +7,7 @@ use crate::settings::Settings;
 use crate::show::{self, json, moment, summary, table};
 use muster_proto::outcome::Outcome;
 use muster_proto::time::Timestamp;
-use muster_proto::why::{TaskLine, TaskStory, Why};
+use muster_proto::why::{AttemptEnd, TaskLine, TaskStory, Why};
 use serde::Serialize;
 
 /// Characters of a command in a list.
@@ -124,6 +124,14 @@ fn story(task: &TaskStory) -> Vec<(&'static str, String)> {
     let planned = task.planned_at;
     let at = |at: Timestamp| format!("{}  +{}", moment::rfc3339(at), moment::span(planned.until(at)));
     let mut lines = vec![("job", format!("{} {}", task.job, task.title)), ("planned", moment::rfc3339(planned))];
+    let end = |end: &AttemptEnd| format!("{} {}", at(end.at), summary::end(&end.outcome));
+    lines.extend((1..).zip(&task.earlier).map(|(attempt, it)| ("attempt", format!("{attempt}: {}", end(it)))));
+    lines.extend(
+        task.next_at.map(|next| ("attempt", format!("{}: not before {}", task.attempt, moment::rfc3339(next)))),
+    );
+    lines.extend(
+        task.queued.map(|(since, until)| ("queued", format!("{} until {}", at(since), moment::rfc3339(until)))),
+    );
     lines.extend(task.offered_at.iter().map(|offered| ("offered", at(*offered))));
     lines.extend(task.accepted_at.map(|accepted| ("accepted", at(accepted))));
     lines.extend(task.started_at.map(|started| ("started", at(started))));
@@ -147,6 +155,7 @@ fn story(task: &TaskStory) -> Vec<(&'static str, String)> {
         lines.push(("deadline", format!("{}: nothing starts after it", moment::rfc3339(task.start_before))));
     }
     lines.extend(task.late.iter().map(|late| ("late", late.clone())));
+    lines.extend(task.gate.iter().map(|gate| ("gate", end(gate))));
     lines
 }
 
@@ -210,6 +219,33 @@ struct TaskJson<'a> {
     cancelled: Option<String>,
     cancelled_by: Option<String>,
     late: Option<&'a str>,
+    attempt: u32,
+    earlier: Vec<EndJson<'a>>,
+    next: Option<String>,
+    queued_until: Option<String>,
+    gate: Option<EndJson<'a>>,
+}
+
+/// An attempt before the last one, or a gate.
+#[derive(Serialize)]
+struct EndJson<'a> {
+    time: String,
+    state: &'static str,
+    exit_code: Option<u8>,
+    signal: Option<u8>,
+    reason: Option<&'a str>,
+}
+
+impl<'a> From<&'a AttemptEnd> for EndJson<'a> {
+    fn from(AttemptEnd { outcome, at }: &'a AttemptEnd) -> Self {
+        Self {
+            time: moment::rfc3339(*at),
+            state: outcome.state.as_str(),
+            exit_code: outcome.exit_code,
+            signal: outcome.signal,
+            reason: outcome.reason.as_deref(),
+        }
+    }
 }
 
 impl<'a> From<&'a Why> for WhyJson<'a> {
@@ -278,6 +314,11 @@ impl<'a> From<&'a TaskStory> for TaskJson<'a> {
             cancelled: task.cancelled.as_ref().map(|(at, _)| moment::rfc3339(*at)),
             cancelled_by: task.cancelled.as_ref().map(|(_, operator)| operator.to_string()),
             late: task.late.as_deref(),
+            attempt: task.attempt.0,
+            earlier: task.earlier.iter().map(Into::into).collect(),
+            next: task.next_at.map(moment::rfc3339),
+            queued_until: task.queued.map(|(_, until)| moment::rfc3339(until)),
+            gate: task.gate.as_ref().map(Into::into),
         }
     }
 }

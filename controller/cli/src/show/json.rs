@@ -2,25 +2,29 @@
 //!
 //! Never lossy: bytes that are no UTF-8 are `{"b64": "..."}`, in events `"b64"` in place of `"text"`.
 
+mod event;
+
+pub use event::event_line;
+
 use super::moment::rfc3339;
-use super::ping::json::{PingJson, ProbeJson};
+use super::ping::json::PingJson;
+use super::rollout::RolloutJson;
 use crate::board;
 use crate::client::JobDetails;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use muster_proto::event::{Event, EventKind, Stream};
+use muster_proto::event::Stream;
 use muster_proto::id::JobId;
 use muster_proto::job::{JobHost, JobSpec, JobSummary};
-use muster_proto::name::HostName;
 use muster_proto::outcome::{Counts, Outcome};
-use muster_proto::ping::{PingName, TargetName};
+use muster_proto::ping::PingName;
 use muster_proto::wire::WireError;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use std::collections::HashMap;
 use std::time::Duration;
 
 /// Bytes that are text nearly always.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Bytes {
     /// UTF-8.
@@ -32,88 +36,22 @@ pub enum Bytes {
     },
 }
 
+impl Bytes {
+    /// The very bytes; `None` for what is no base64.
+    pub fn into_bytes(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Text(text) => Some(text.into_bytes()),
+            Self::Other { b64 } => STANDARD.decode(b64).ok(),
+        }
+    }
+}
+
 impl From<&[u8]> for Bytes {
     fn from(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
             Ok(text) => Self::Text(text.to_owned()),
             Err(_) => Self::Other { b64: STANDARD.encode(bytes) },
         }
-    }
-}
-
-/// One event as one line, its newline included; `names` are those of the job's frozen list.
-pub fn event_line(job: JobId, names: &[TargetName], event: &Event) -> serde_json::Result<String> {
-    let name = event.kind.target().and_then(|target| names.get(target as usize));
-    let mut line = serde_json::to_string(&EventJson {
-        seq: event.seq,
-        time: rfc3339(event.time),
-        job: job.to_string(),
-        kind: kind_word(&event.kind),
-        host: name.map(|name| name.host.as_str()),
-        from: name.and_then(|name| name.from.as_ref()).map(HostName::as_str),
-        details: details(&event.kind),
-    })?;
-    line.push('\n');
-    Ok(line)
-}
-
-#[derive(Serialize)]
-struct EventJson<'a> {
-    seq: u64,
-    time: String,
-    job: String,
-    kind: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    host: Option<&'a str>,
-    /// The agent that looks, of a ping.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    from: Option<&'a str>,
-    #[serde(flatten)]
-    details: Details<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Details<'a> {
-    None {},
-    Planned { targets: u32, digest: String },
-    Text { stream: &'static str, text: &'a str },
-    B64 { stream: &'static str, b64: String },
-    Truncated { stream: &'static str, bytes: u64 },
-    Probed(ProbeJson),
-    Finished(OutcomeJson),
-    Cancelling { operator: String },
-    Done { counts: CountsJson },
-}
-
-const fn kind_word(kind: &EventKind) -> &'static str {
-    match kind {
-        EventKind::Planned { .. } => "planned",
-        EventKind::Offered { .. } => "offered",
-        EventKind::Accepted { .. } => "accepted",
-        EventKind::Started { .. } => "started",
-        EventKind::Output { .. } => "output",
-        EventKind::Truncated { .. } => "truncated",
-        EventKind::Probed { .. } => "probed",
-        EventKind::Finished { .. } => "finished",
-        EventKind::Cancelling { .. } => "cancelling",
-        EventKind::Done { .. } => "done",
-    }
-}
-
-fn details(kind: &EventKind) -> Details<'_> {
-    match kind {
-        EventKind::Planned { targets, root } => Details::Planned { targets: *targets, digest: hex(root) },
-        EventKind::Offered { .. } | EventKind::Accepted { .. } | EventKind::Started { .. } => Details::None {},
-        EventKind::Output { stream, data, .. } => match std::str::from_utf8(data) {
-            Ok(text) => Details::Text { stream: stream.as_str(), text },
-            Err(_) => Details::B64 { stream: stream.as_str(), b64: STANDARD.encode(data) },
-        },
-        EventKind::Truncated { stream, bytes, .. } => Details::Truncated { stream: stream.as_str(), bytes: *bytes },
-        EventKind::Probed { sample, .. } => Details::Probed(sample.into()),
-        EventKind::Finished { outcome, .. } => Details::Finished(outcome.into()),
-        EventKind::Cancelling { operator } => Details::Cancelling { operator: operator.to_string() },
-        EventKind::Done { counts } => Details::Done { counts: CountsJson(*counts) },
     }
 }
 
@@ -126,9 +64,26 @@ pub struct JobJson {
     argv: Vec<Bytes>,
     targets: u32,
     digest: String,
+    /// The job that it repeats at some of its hosts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rerun_of: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollout: Option<RolloutJson>,
+    /// The wave that is under way, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wave: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused: Option<PauseJson>,
     counts: CountsJson,
     #[serde(skip_serializing_if = "Option::is_none")]
     hosts: Option<Vec<HostJson>>,
+}
+
+#[derive(Serialize)]
+struct PauseJson {
+    operator: Option<String>,
+    reason: String,
+    since: String,
 }
 
 /// A host of a job.
@@ -140,6 +95,14 @@ pub struct HostJson {
     from: Option<String>,
     #[serde(flatten)]
     outcome: OutcomeJson,
+    /// Which try it was, from 1.
+    attempt: u32,
+    /// Until when it may come back, if nobody waits for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queued_until: Option<String>,
+    /// The job of the family that this is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<String>,
     /// What all looks at the host mean together, where they do not agree.
     #[serde(skip_serializing_if = "Option::is_none")]
     diagnosis: Option<String>,
@@ -169,6 +132,10 @@ pub fn listed(summary: &JobSummary) -> JobJson {
         argv: argv(&summary.argv),
         targets: summary.targets.count,
         digest: hex(&summary.targets.root),
+        rerun_of: summary.rerun_of.map(|job| job.to_string()),
+        rollout: None,
+        wave: None,
+        paused: None,
         counts: CountsJson(summary.counts),
         hosts: None,
     }
@@ -179,26 +146,48 @@ pub fn job(job: &JobDetails) -> Result<JobJson, WireError> {
     let ends = job.hosts.iter().map(|host| (&host.name, host.outcome.as_ref()));
     let diagnoses: HashMap<&PingName, String> =
         board::diagnoses(ends).into_iter().map(|(host, diagnosis)| (host, diagnosis.to_string())).collect();
-    let host = |host: &JobHost| HostJson {
-        host: host.name.host.to_string(),
-        from: host.name.from.as_ref().map(ToString::to_string),
-        diagnosis: diagnoses.get(&host.name.host).cloned(),
-        outcome: match &host.outcome {
-            Some(outcome) => outcome.into(),
-            None => OutcomeJson::unfinished(host.phase.as_str()),
-        },
-        late: host.late.clone(),
-        output: None,
-    };
+    let host = |host: &JobHost| HostJson { diagnosis: diagnoses.get(&host.name.host).cloned(), ..HostJson::of(host) };
     let spec = JobSpec::decode(&job.signed.payload)?;
     Ok(JobJson {
         operator: spec.operator.to_string(),
         argv: argv(&spec.work.words(usize::MAX)),
         targets: spec.targets.count,
         digest: hex(&spec.targets.root),
+        rollout: spec.work.command().map(|_| RolloutJson::of(&spec.rollout, spec.targets.count)),
+        wave: job.wave.filter(|_| !spec.rollout.waves.is_empty()),
+        paused: job.paused.as_ref().map(|pause| PauseJson {
+            operator: pause.operator.as_ref().map(ToString::to_string),
+            reason: pause.reason.clone(),
+            since: rfc3339(pause.since),
+        }),
         hosts: Some(job.hosts.iter().map(host).collect()),
         ..listed(&job.summary)
     })
+}
+
+impl HostJson {
+    /// Where a host stands.
+    pub fn of(host: &JobHost) -> Self {
+        Self {
+            host: host.name.host.to_string(),
+            from: host.name.from.as_ref().map(ToString::to_string),
+            outcome: match &host.outcome {
+                Some(outcome) => outcome.into(),
+                None => OutcomeJson::unfinished(host.phase.as_str()),
+            },
+            attempt: host.attempt.0,
+            queued_until: host.queued_until.map(rfc3339),
+            job: None,
+            diagnosis: None,
+            late: host.late.clone(),
+            output: None,
+        }
+    }
+
+    /// The same, of this job of a family.
+    pub fn of_run(job: JobId, host: &JobHost) -> Self {
+        Self { job: Some(job.to_string()), ..Self::of(host) }
+    }
 }
 
 impl JobJson {
@@ -216,8 +205,9 @@ pub fn argv(words: &[bytes::Bytes]) -> Vec<Bytes> {
     words.iter().map(|word| Bytes::from(&word[..])).collect()
 }
 
+/// How a host ended, or how far it is.
 #[derive(Serialize)]
-struct OutcomeJson {
+pub struct OutcomeJson {
     state: &'static str,
     exit_code: Option<u8>,
     signal: Option<u8>,
@@ -247,7 +237,8 @@ impl From<&Outcome> for OutcomeJson {
     }
 }
 
-struct CountsJson(Counts);
+/// Hosts that ended, by state.
+pub struct CountsJson(pub Counts);
 
 impl Serialize for CountsJson {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -308,68 +299,9 @@ mod tests {
     use muster_proto::command::{Command, Program};
     use muster_proto::id::{AgentId, ClusterId};
     use muster_proto::job::{JobState, Phase, SignedJob, TargetsDigest, Work};
+    use muster_proto::name::HostName;
     use muster_proto::outcome::State;
     use muster_proto::time::Timestamp;
-
-    fn line(kind: EventKind) -> String {
-        let names = ["n001".parse::<HostName>().expect("a name").into()];
-        // 22 November 2026, 10:00:00.123 UTC.
-        let event = Event { seq: 7, time: Timestamp::from_millis(1_795_341_600_123), kind };
-        event_line(JobId::from_bytes([0; 16]), &names, &event).expect("JSON")
-    }
-
-    const HEAD: &str = r#"{"seq":7,"time":"2026-11-22T10:00:00.123Z","job":"00000000000000000000000000","kind":"#;
-
-    #[test]
-    fn events_have_the_form_of_the_contract() {
-        let output = |data: &'static [u8]| EventKind::Output {
-            target: 0,
-            stream: Stream::Stdout,
-            offset: 0,
-            data: bytes::Bytes::from_static(data),
-        };
-        let outcome = Outcome {
-            state: State::Failed,
-            exit_code: Some(3),
-            signal: None,
-            reason: None,
-            duration: Some(Duration::from_millis(12)),
-            ping: None,
-        };
-        let mut counts = Counts::default();
-        counts.add_many(State::Unreachable, 1);
-        counts.add_many(State::Succeeded, 500);
-        for (kind, tail) in [
-            (
-                EventKind::Planned { targets: 506, root: [0xab; 32] },
-                format!(r#""planned","targets":506,"digest":"{}""#, "ab".repeat(32)),
-            ),
-            (EventKind::Offered { target: 0 }, r#""offered","host":"n001""#.into()),
-            (EventKind::Accepted { target: 0 }, r#""accepted","host":"n001""#.into()),
-            (EventKind::Started { target: 0 }, r#""started","host":"n001""#.into()),
-            (output(b"a\n"), r#""output","host":"n001","stream":"stdout","text":"a\n""#.into()),
-            (output(b"\xff"), r#""output","host":"n001","stream":"stdout","b64":"/w==""#.into()),
-            (
-                EventKind::Truncated { target: 0, stream: Stream::Stderr, bytes: 123 },
-                r#""truncated","host":"n001","stream":"stderr","bytes":123"#.into(),
-            ),
-            (
-                EventKind::Finished { target: 0, outcome },
-                concat!(
-                    r#""finished","host":"n001","state":"failed","exit_code":3,"#,
-                    r#""signal":null,"reason":null,"duration_ms":12"#
-                )
-                .into(),
-            ),
-            (
-                EventKind::Cancelling { operator: "ada".parse().expect("a name") },
-                r#""cancelling","operator":"ada""#.into(),
-            ),
-            (EventKind::Done { counts }, r#""done","counts":{"succeeded":500,"unreachable":1}"#.into()),
-        ] {
-            assert_eq!(line(kind), format!("{HEAD}{tail}}}\n"));
-        }
-    }
 
     #[test]
     fn jobs_have_the_form_of_the_contract() {
@@ -382,13 +314,14 @@ mod tests {
             start_before: Timestamp::from_millis(1_795_341_700_000),
             deliver: Duration::from_secs(30),
             targets: TargetsDigest { root, count: 1 },
-            attempts_max: 1,
-            concurrency: None,
+            rollout: muster_proto::rollout::Rollout::default(),
+            rerun_of: None,
             work: Work::Command(Command::new(Program::Argv(vec![b"echo".to_vec(), b"all of it".to_vec()]))),
         };
         let mut counts = Counts::default();
         counts.add(State::Indeterminate);
         let summary = JobSummary {
+            rerun_of: None,
             job: spec.job,
             state: JobState::Done,
             operator: spec.operator.clone(),
@@ -400,6 +333,8 @@ mod tests {
             done_at: None,
         };
         let host = JobHost {
+            attempt: muster_proto::id::Attempt::FIRST,
+            queued_until: None,
             name: "n001".parse::<HostName>().expect("a name").into(),
             agent: Some(AgentId::from_bytes([2; 16])),
             phase: Phase::Started,
@@ -407,21 +342,27 @@ mod tests {
             connected: true,
             late: Some("exit code 0".into()),
         };
-        let whole = |argv, hosts| {
+        let rollout = concat!(
+            r#","rollout":{"waves":[],"wave_pause_ms":0,"gate":null,"max_fail":null,"splay_ms":0,"retries":0,"#,
+            r#""retry_failed":0,"offline":"window"}"#
+        );
+        let whole = |argv, rollout, hosts| {
             let digest = "ab".repeat(32);
             let head = r#"{"job":"00000000000000000000000000","state":"done","operator":"ada","argv":["echo","#;
-            format!(r#"{head}"{argv}"],"targets":1,"digest":"{digest}","counts":{{"indeterminate":1}}{hosts}}}"#)
+            format!(
+                r#"{head}"{argv}"],"targets":1,"digest":"{digest}"{rollout},"counts":{{"indeterminate":1}}{hosts}}}"#
+            )
         };
-        assert_eq!(serde_json::to_string(&listed(&summary)).expect("JSON"), whole("all…", ""));
+        assert_eq!(serde_json::to_string(&listed(&summary)).expect("JSON"), whole("all…", "", ""));
         let signed =
             SignedJob { payload: spec.encode(), signature: bytes::Bytes::new(), certificate: bytes::Bytes::new() };
-        let details = JobDetails { summary, signed, hosts: vec![host] };
+        let details = JobDetails { summary, signed, hosts: vec![host], lineage: Vec::new(), wave: None, paused: None };
         let hosts = concat!(
             r#","hosts":[{"host":"n001","state":"indeterminate","exit_code":null,"signal":null,"reason":"lost","#,
-            r#""duration_ms":null,"late":"exit code 0"}]"#
+            r#""duration_ms":null,"attempt":1,"late":"exit code 0"}]"#
         );
         let json = serde_json::to_string(&job(&details).expect("it can be read")).expect("JSON");
-        assert_eq!(json, whole("all of it", hosts));
+        assert_eq!(json, whole("all of it", rollout, hosts));
     }
 
     #[test]

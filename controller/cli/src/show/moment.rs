@@ -42,6 +42,16 @@ pub fn span(span: Duration) -> String {
     }
 }
 
+/// A span that was asked for, as options take it: `90s`, `10m`, `24h`.
+pub fn exact(span: Duration) -> String {
+    match (span.as_secs(), span.subsec_millis()) {
+        (seconds @ 1.., 0) if seconds.is_multiple_of(3_600) => format!("{}h", seconds / 3_600),
+        (seconds @ 1.., 0) if seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
+        (seconds, 0) => format!("{seconds}s"),
+        _ => format!("{}ms", span.as_millis()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,6 +72,13 @@ mod tests {
             assert_eq!(span(Duration::from_millis(millis)), text);
         }
         assert_eq!(span(Duration::from_secs(7_500)), "2 h 05 min");
+    }
+
+    #[test]
+    fn what_was_asked_for_is_exact() {
+        for (millis, text) in [(0, "0s"), (90_000, "90s"), (600_000, "10m"), (86_400_000, "24h"), (1_500, "1500ms")] {
+            assert_eq!(exact(Duration::from_millis(millis)), text);
+        }
     }
 
     #[test]

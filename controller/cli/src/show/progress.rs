@@ -1,6 +1,7 @@
 //! The lines at the bottom of a terminal that say how far a job is, redrawn in place.
 
-use muster_proto::outcome::{Counts, State};
+use crate::track::Track;
+use muster_proto::outcome::State;
 use std::time::{Duration, Instant};
 
 /// Often enough to look alive, seldom enough to cost nothing.
@@ -61,32 +62,52 @@ impl Progress {
     }
 }
 
-/// "12/506 done, 3 failed, 20 running, 4.1 s".
-pub fn line(counts: &Counts, targets: usize, running: usize, elapsed: Duration) -> String {
+/// "wave 2 of 4, 12/506 done, 3 failed, 20 running, 2 queued, 4.1 s"; `waves` is how many there are.
+pub fn line(track: &Track, waves: usize, elapsed: Duration) -> String {
+    let (counts, targets) = (track.counts(), track.names().len());
     let ended = counts.total();
+    let mut parts = Vec::new();
+    if let Some(wave) = track.wave() {
+        parts.push(format!("wave {wave} of {waves}"));
+    }
+    parts.push(format!("{ended}/{targets} done"));
     let failed = ended - counts.get(State::Succeeded);
-    let mut text = format!("{ended}/{targets} done");
-    if failed > 0 {
-        text.push_str(&format!(", {failed} failed"));
+    let others = [(failed as usize, "failed"), (track.running(), "running"), (track.queued(), "queued")];
+    parts.extend(others.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}")));
+    if track.is_paused() {
+        parts.push("paused".to_owned());
     }
-    if running > 0 {
-        text.push_str(&format!(", {running} running"));
-    }
-    format!("{text}, {}", super::moment::span(elapsed))
+    parts.push(super::moment::span(elapsed));
+    parts.join(", ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use muster_proto::event::{Event, EventKind};
+    use muster_proto::name::{HostName, OperatorName};
+    use muster_proto::outcome::Outcome;
+    use muster_proto::time::Timestamp;
 
     #[test]
     fn the_line_says_what_there_is_to_say() {
-        let mut counts = Counts::default();
-        assert_eq!(line(&counts, 506, 0, Duration::from_millis(400)), "0/506 done, 400 ms");
-        counts.add_many(State::Succeeded, 9);
-        counts.add_many(State::Failed, 2);
-        counts.add_many(State::Unreachable, 1);
-        assert_eq!(line(&counts, 506, 20, Duration::from_millis(4_120)), "12/506 done, 3 failed, 20 running, 4.1 s");
+        let names = (0..9).map(|n| format!("n{n}").parse::<HostName>().expect("a name").into());
+        let mut track = Track::new(names.collect());
+        let mut apply = |kind| {
+            track.apply(&Event { seq: 1, time: Timestamp::default(), kind });
+            line(&track, 4, Duration::from_millis(4_120))
+        };
+        let by = "ada".parse::<OperatorName>().expect("a name");
+        assert_eq!(apply(EventKind::Resumed { operator: by }), "0/9 done, 4.1 s");
+        let mut end = |target, state| apply(EventKind::Finished { target, outcome: Outcome::without_run(state, "") });
+        end(0, State::Succeeded);
+        end(1, State::Unreachable);
+        assert_eq!(end(2, State::Failed), "3/9 done, 2 failed, 4.1 s");
+        apply(EventKind::Wave { number: 2, first: 3, targets: 5 });
+        apply(EventKind::Started { target: 3 });
+        apply(EventKind::Queued { target: 4, until: Timestamp::default() });
+        let paused = apply(EventKind::Paused { operator: None, reason: String::new() });
+        assert_eq!(paused, "wave 2 of 4, 3/9 done, 2 failed, 1 running, 1 queued, paused, 4.1 s");
     }
 
     #[test]

@@ -13,22 +13,55 @@ use std::time::Duration;
 /// Folded groups and numbers named before an ellipsis.
 const GROUPS_MAX: usize = 20;
 
+/// What is said of hosts that have not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// They go on, and we do not wait for them.
+    NotDone,
+    /// They do not go on by themselves.
+    Pending,
+}
+
 /// The last line of every run: it adds up, and names every host that did not succeed.
 ///
-/// `ends` are the hosts in the order of the frozen list; `None` is not done.
+/// `ends` are the hosts in the order of the frozen list; `None` has not ended.
 pub fn closing<'a>(
     verb: &str,
     ends: impl Iterator<Item = (&'a TargetName, Option<State>)>,
+    rest: Rest,
     elapsed: Duration,
     job: JobId,
 ) -> String {
+    let (parts, targets) = added_up(ends, rest);
+    format!("{verb}: {parts}: {targets} targeted in {}, job {job}", span(elapsed))
+}
+
+/// The line after the last of a job that repeats others: what it means for all hosts of the first; `None` was removed,
+/// and then nobody knows who all are.
+pub fn closing_of_all<'a>(
+    ends: impl Iterator<Item = (&'a TargetName, Option<State>)>,
+    runs: usize,
+    first: Option<JobId>,
+) -> String {
+    let (parts, targets) = added_up(ends, Rest::Pending);
+    match first {
+        Some(first) => format!("all: {parts}: {targets} targeted over {runs} runs of job {first}"),
+        None => format!(
+            "left: {parts}: {} in {runs} run{}; the first run of these was removed, and who was in that alone",
+            hosts(targets),
+            if runs == 1 { "" } else { "s" }
+        ),
+    }
+}
+
+fn added_up<'a>(ends: impl Iterator<Item = (&'a TargetName, Option<State>)>, rest: Rest) -> (String, usize) {
     let mut of_state: [Vec<Cow<'_, str>>; State::ALL.len()] = Default::default();
-    let (mut not_done, mut targets) = (Vec::new(), 0);
+    let (mut not_ended, mut targets) = (Vec::new(), 0);
     for (name, state) in ends {
         targets += 1;
         match state {
             Some(state) => of_state[state as usize].push(called(name)),
-            None => not_done.push(called(name)),
+            None => not_ended.push(called(name)),
         }
     }
     let said = |count: usize, word: &str, names: &[Cow<'_, str>]| format!("{count} {word} {}", folded(names));
@@ -41,10 +74,11 @@ pub fn closing<'a>(
             _ => said(names.len(), state.as_str(), names),
         })
         .collect();
-    if !not_done.is_empty() {
-        parts.push(said(not_done.len(), "not done", &not_done));
+    if !not_ended.is_empty() {
+        let word = if rest == Rest::Pending { "pending" } else { "not done" };
+        parts.push(said(not_ended.len(), word, &not_ended));
     }
-    format!("{verb}: {}: {targets} targeted in {}, job {job}", parts.join(", "), span(elapsed))
+    (parts.join(", "), targets)
 }
 
 /// Stdout is broken, as the error says, and takes no more of a job, of which so many hosts have yet to end.
@@ -111,7 +145,7 @@ mod tests {
         let name = |name: &str| TargetName { from: None, host: name.parse().expect("a name") };
         let names: Vec<TargetName> = ends.iter().map(|(host, _)| name(host)).collect();
         let ends = names.iter().zip(ends.iter().map(|(_, state)| *state));
-        closing("run", ends, Duration::from_millis(millis), JobId::from_bytes([0; 16]))
+        closing("run", ends, Rest::NotDone, Duration::from_millis(millis), JobId::from_bytes([0; 16]))
     }
 
     const ID: &str = "00000000000000000000000000";
@@ -139,6 +173,17 @@ mod tests {
             line(&[("n1", Some(State::Succeeded))], 40),
             format!("run: 1 succeeded: 1 targeted in 40 ms, job {ID}")
         );
+    }
+
+    #[test]
+    fn hosts_that_wait_are_pending_and_all_runs_add_up() {
+        let names = ["n1", "n2"].map(|host| TargetName { from: None, host: host.parse().expect("a name") });
+        let ends = || names.iter().zip([Some(State::Succeeded), None]);
+        let id = JobId::from_bytes([0; 16]);
+        let paused = closing("run", ends(), Rest::Pending, Duration::from_secs(1), id);
+        assert_eq!(paused, format!("run: 1 succeeded, 1 pending n2: 2 targeted in 1.0 s, job {ID}"));
+        let all = closing_of_all(ends(), 3, Some(id));
+        assert_eq!(all, format!("all: 1 succeeded, 1 pending n2: 2 targeted over 3 runs of job {ID}"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What goes into a job, and what comes out of it.
 
 use muster_proto::event::Event;
+use muster_proto::id::Attempt;
 use muster_proto::link::TaskReport;
 use muster_proto::name::OperatorName;
 use std::time::Duration;
@@ -28,12 +29,22 @@ pub enum Input {
         /// Whose agent.
         target: u32,
     },
-    /// The agent says something of the task.
+    /// The agent says something of a task.
     Report {
-        /// Whose.
-        target: u32,
+        /// Of which.
+        task: TaskRef,
         /// What.
         report: TaskReport,
+    },
+    /// An operator wants nothing more offered for now.
+    Pause {
+        /// Who.
+        operator: OperatorName,
+    },
+    /// An operator wants it to go on.
+    Resume {
+        /// Who.
+        operator: OperatorName,
     },
     /// An operator wants it ended.
     Cancel {
@@ -47,9 +58,26 @@ pub enum Input {
     },
 }
 
-/// An agent named the task as unfinished.
+/// A task of the job: an attempt at a target, or the gate there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskRef {
+    /// Place in the frozen list.
+    pub target: u32,
+    /// Which attempt.
+    pub attempt: Attempt,
+}
+
+impl TaskRef {
+    pub(super) const fn gate(target: u32) -> Self {
+        Self { target, attempt: Attempt::GATE }
+    }
+}
+
+/// An agent named a task as unfinished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
+    /// Which attempt of its target.
+    pub attempt: Attempt,
     /// Its process was started, or may have been.
     pub started: bool,
 }
@@ -62,15 +90,15 @@ pub struct Effects {
     /// Messages to agents, in order.
     pub sends: Vec<Send>,
     /// Evidence that came after the end; kept beside the state, never over it.
-    pub late: Vec<(u32, String)>,
+    pub late: Vec<(TaskRef, String)>,
 }
 
 impl Effects {
     /// One acknowledgement a batch is enough: a later one says what an earlier one said.
-    pub(super) fn ack(&mut self, target: u32, next_frame: u64) {
+    pub(super) fn ack(&mut self, task: TaskRef, next_frame: u64) {
         match self.sends.last_mut() {
-            Some(Send::Ack(last, frame)) if *last == target => *frame = next_frame,
-            _ => self.sends.push(Send::Ack(target, next_frame)),
+            Some(Send::Ack(last, frame)) if *last == task => *frame = next_frame,
+            _ => self.sends.push(Send::Ack(task, next_frame)),
         }
     }
 }
@@ -79,20 +107,22 @@ impl Effects {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Send {
     /// Run it, if it starts within this time.
-    Offer(u32, Duration),
+    Offer(TaskRef, Duration),
     /// End it, or never start it.
-    Cancel(u32),
+    Cancel(TaskRef),
     /// Never start it; if it runs, let it.
-    Withdraw(u32),
+    Withdraw(TaskRef),
     /// All frames before this one are durable.
-    Ack(u32, u64),
+    Ack(TaskRef, u64),
     /// Its end is durable.
-    Committed(u32),
+    Committed(TaskRef),
 }
 
-/// What an agent is told of its task when a session begins. It comes before anything that is sent afterwards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What an agent is told of a task of its own when a session begins. It comes before anything that is sent afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Greeting {
+    /// Of which.
+    pub task: TaskRef,
     /// What it should do about the task.
     pub say: Option<Say>,
     /// End it, or never start it.

@@ -1,13 +1,19 @@
 //! Who is pinged from where: a selection over the fleet, with hosts that need no agent, becomes a frozen list of pairs.
 
-use super::{ParseError, ResolveError, View};
+use super::grammar::{self, Budget, Spaces};
+use super::missing::{listed, nearest_name};
+use super::tree::Expression;
+use super::view::View;
+use super::{Groups, ParseError, ResolveError, Strangers, expression};
 use crate::fleet::Fleet;
-use crate::target::grammar;
 use muster_proto::id::AgentId;
 use muster_proto::job::Target;
 use muster_proto::limits;
+use muster_proto::name::HostName;
 use muster_proto::names::{ExpandError, expand};
+use muster_proto::network::Network;
 use muster_proto::ping::{ControllerLooks, ListError, Pair, PingHost, PingList, PingName, PingSelection};
+use muster_proto::selection::Missing;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
@@ -36,6 +42,9 @@ pub enum PingPlanError {
     /// What was chosen does not exist.
     #[error("{0}")]
     Resolve(ResolveError),
+    /// What is left out does not exist.
+    #[error("exclude: {0}")]
+    ResolveExclude(ResolveError),
     /// Who is to look does not exist.
     #[error("--from: {0}")]
     ResolveFrom(ResolveError),
@@ -62,22 +71,24 @@ pub enum PingPlanError {
 }
 
 /// The pairs that a selection stands for: those of the controller first, each host once.
-pub fn pings(selection: &PingSelection, fleet: &Fleet) -> Result<PlannedPings, PingPlanError> {
-    let vantages = match &selection.from {
-        None => Vec::new(),
-        Some(from) => {
-            let from = grammar::parse(from).map_err(PingPlanError::From)?;
-            let view = View::of(fleet).map_err(PingPlanError::ResolveFrom)?;
-            view.targets(&view.resolve(&from).map_err(PingPlanError::ResolveFrom)?)
-        }
-    };
+pub fn pings(selection: &PingSelection, fleet: &Fleet, groups: &Groups) -> Result<PlannedPings, PingPlanError> {
+    let mut view = View::new(fleet, groups, Strangers::Taken);
+    // A fault in one is told before what is missing in another: the groups of what does not parse are not asked for.
+    let parse_from = |from: &String| grammar::parse(from, Spaces::Nothing, &mut Budget::default());
+    let from = selection.from.as_ref().map(parse_from).transpose().map_err(PingPlanError::From)?;
+    let targets = expression(&selection.targets, view.budget()).map_err(PingPlanError::Targets)?;
+    let exclude = expression(&selection.exclude, view.budget()).map_err(PingPlanError::Exclude)?;
+
+    let vantages = from.map(|from| vantages(&from, fleet, groups)).transpose().map_err(PingPlanError::ResolveFrom)?;
+    let vantages = vantages.unwrap_or_default();
     if vantages.is_empty() && selection.controller == ControllerLooks::No {
         return Err(PingPlanError::NobodyLooks);
     }
-    let mut hosts = Hosts { fleet, hosts: Vec::new(), known: HashSet::new(), twice: Vec::new(), odd: Vec::new() };
+    let mut hosts = Hosts { fleet, view, hosts: Vec::new(), known: HashSet::new(), twice: Vec::new(), odd: Vec::new() };
     let mut notes = Vec::new();
-    hosts.choose(selection, &mut notes)?;
-    let excluded = hosts.exclude(&selection.exclude)?;
+    hosts.choose(targets.as_ref(), selection, &mut notes)?;
+    let excluded =
+        exclude.map(|exclude| hosts.named_by(&exclude)).transpose().map_err(PingPlanError::ResolveExclude)?;
     let Hosts { mut hosts, mut twice, odd, .. } = hosts;
     if hosts.is_empty() {
         let nothing = selection.targets.is_empty() && selection.hosts.is_empty() && selection.networks.is_empty();
@@ -100,6 +111,14 @@ pub fn pings(selection: &PingSelection, fleet: &Fleet) -> Result<PlannedPings, P
     Ok((PingList::new(vantages, hosts, pairs)?, notes))
 }
 
+/// Who looks: agents, of whom nobody may be missing.
+fn vantages(from: &Expression, fleet: &Fleet, groups: &Groups) -> Result<Vec<Target>, ResolveError> {
+    let mut view = View::new(fleet, groups, Strangers::Missed);
+    let chosen = view.choose(from)?;
+    view.settle(Missing::Refused)?;
+    if chosen.is_empty() { Err(ResolveError::Nobody) } else { Ok(view.targets(&chosen)) }
+}
+
 fn note(notes: &mut Vec<String>, names: &[PingName], what: &str) {
     let listed: Vec<&str> = names.iter().take(NAMED_MAX).map(PingName::as_str).collect();
     match names.len().checked_sub(NAMED_MAX) {
@@ -112,6 +131,7 @@ fn note(notes: &mut Vec<String>, names: &[PingName], what: &str) {
 /// The hosts chosen so far, in the order in which they were named.
 struct Hosts<'a> {
     fleet: &'a Fleet,
+    view: View<'a>,
     hosts: Vec<PingHost>,
     known: HashSet<PingName>,
     /// Named more than once.
@@ -121,15 +141,20 @@ struct Hosts<'a> {
 }
 
 impl Hosts<'_> {
-    fn choose(&mut self, selection: &PingSelection, notes: &mut Vec<String>) -> Result<(), PingPlanError> {
-        if !selection.targets.is_empty() {
-            let expression = grammar::parse(&selection.targets).map_err(PingPlanError::Targets)?;
-            let view = View::of_any(self.fleet);
-            let (chosen, strangers) = view.choose_any(&expression).map_err(PingPlanError::Resolve)?;
-            for target in view.targets(&chosen) {
+    fn choose(
+        &mut self,
+        targets: Option<&Expression>,
+        selection: &PingSelection,
+        notes: &mut Vec<String>,
+    ) -> Result<(), PingPlanError> {
+        if let Some(targets) = targets {
+            let chosen = self.view.choose(targets).map_err(PingPlanError::Resolve)?;
+            self.view.settle(Missing::Refused).map_err(PingPlanError::Resolve)?;
+            for target in self.view.targets(&chosen) {
                 self.add(target.name.into(), Some(target.agent));
             }
-            notes.extend(view.strangers(&strangers));
+            let strangers: Vec<HostName> = self.view.strange(&chosen).into_iter().cloned().collect();
+            notes.extend(note_strangers(&strangers, self.fleet));
             for stranger in strangers {
                 self.add_text(stranger.as_str()).map_err(PingPlanError::Targets)?;
             }
@@ -149,7 +174,8 @@ impl Hosts<'_> {
             }
         }
         for text in &selection.networks {
-            let network = Network::parse(text).ok_or_else(|| PingPlanError::Network(text.clone()))?;
+            let network = Network::around(text).ok().filter(|_| text.contains('/'));
+            let network = network.ok_or_else(|| PingPlanError::Network(text.clone()))?;
             let count = network.count();
             if count > limits::PING_TARGETS_MAX as u128 {
                 let count = usize::try_from(count).unwrap_or(usize::MAX);
@@ -194,17 +220,25 @@ impl Hosts<'_> {
         }
     }
 
-    /// The names that an expression takes out; they need not have been chosen.
-    fn exclude(&self, text: &str) -> Result<Option<HashSet<PingName>>, PingPlanError> {
-        if text.is_empty() {
-            return Ok(None);
-        }
-        let expression = grammar::parse(text).map_err(PingPlanError::Exclude)?;
-        let view = View::of_any(self.fleet);
-        let (chosen, strangers) = view.choose_any(&expression).map_err(PingPlanError::Resolve)?;
-        let members = view.targets(&chosen).into_iter().map(|target| target.name.into());
-        Ok(Some(members.chain(strangers.into_iter().map(PingName::from)).collect()))
+    /// The names of whom an expression stands for; they need not have been chosen.
+    fn named_by(&mut self, expression: &Expression) -> Result<HashSet<PingName>, ResolveError> {
+        let chosen = self.view.choose(expression)?;
+        self.view.settle(Missing::Refused)?;
+        let members = self.view.targets(&chosen).into_iter().map(|target| target.name.into());
+        let strangers = self.view.strange(&chosen).into_iter().cloned().map(PingName::from);
+        Ok(members.chain(strangers).collect())
     }
+}
+
+/// What to say of names that nobody bears where they are taken as hosts without an agent; addresses are no surprise.
+fn note_strangers(names: &[HostName], fleet: &Fleet) -> Option<String> {
+    let names = names.iter().map(HostName::as_str).filter(|name| name.parse::<IpAddr>().is_err());
+    let (listed, count, first) = listed(names)?;
+    let hint = nearest_name(first, fleet).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+    Some(match count {
+        1 => format!("{listed}: no agent has this name, taken as a host without one{hint}"),
+        _ => format!("{listed}: no agent has these names, taken as hosts without one{hint}"),
+    })
 }
 
 /// No single host has it.
@@ -256,54 +290,6 @@ fn looks(from: usize, to: usize, each: usize, count: usize) -> bool {
     // Vantage number (to + from) mod count is taken where a line of slope each/count makes a step.
     let turn = (from + to) % count;
     (turn + 1) * each / count > turn * each / count
-}
-
-/// A network of addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Network {
-    /// The first address, as a number.
-    first: u128,
-    /// Bits of the host's part.
-    host_bits: u32,
-    is_v4: bool,
-}
-
-impl Network {
-    fn parse(text: &str) -> Option<Self> {
-        let (address, prefix) = text.split_once('/')?;
-        let (address, prefix): (IpAddr, u32) = (address.parse().ok()?, prefix.parse().ok()?);
-        let (bits, number, is_v4) = match address {
-            IpAddr::V4(address) => (32, u128::from(u32::from(address)), true),
-            IpAddr::V6(address) => (128, u128::from(address), false),
-        };
-        let host_bits = u32::checked_sub(bits, prefix)?;
-        let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
-        Some(Self { first: number & mask, host_bits, is_v4 })
-    }
-
-    /// How many hosts it has.
-    fn count(&self) -> u128 {
-        let all = 1_u128.checked_shl(self.host_bits).unwrap_or(u128::MAX);
-        if self.own().is_some() { all - 2 } else { all }
-    }
-
-    /// The network's address and its broadcast address, where hosts may not have them (RFC 3021 leaves /31 alone).
-    fn own(&self) -> Option<(IpAddr, IpAddr)> {
-        let last = self.first + (1_u128.checked_shl(self.host_bits)? - 1);
-        (self.is_v4 && self.host_bits >= 2).then(|| (self.address(self.first), self.address(last)))
-    }
-
-    fn hosts(self) -> impl Iterator<Item = IpAddr> {
-        let first = self.first + u128::from(self.own().is_some());
-        (0..self.count()).map(move |number| self.address(first + number))
-    }
-
-    fn address(&self, number: u128) -> IpAddr {
-        match u32::try_from(number) {
-            Ok(number) if self.is_v4 => Ipv4Addr::from(number).into(),
-            _ => std::net::Ipv6Addr::from(number).into(),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use crate::sessions::{Mailbox, OfferedJob, Outgoing};
 use futures_util::Stream;
 use futures_util::stream;
 use muster_proto::command::BlobRef;
-use muster_proto::id::TaskId;
+use muster_proto::id::{Attempt, TaskId};
 use muster_proto::limits;
 use muster_proto::link::{BlobChunk, Offer, ToAgent};
 use muster_proto::wire;
@@ -90,7 +90,9 @@ impl Outbox {
             match outgoing {
                 Outgoing::Message(message) => self.steps.push_back(Step::Message(message)),
                 Outgoing::Offer { job, task, until } => {
-                    self.steps.extend(job.blobs.iter().copied().map(Step::Blob));
+                    if task.attempt != Attempt::GATE {
+                        self.steps.extend(job.blobs.iter().copied().map(Step::Blob));
+                    }
                     self.steps.push_back(Step::Offer { job, task, until });
                 }
             }

@@ -1,19 +1,20 @@
 //! The pure machine of a job, by what the job does.
 
-use super::TaskView;
 use crate::clock;
-use muster_core::job::{Effects, Job};
+use muster_core::job::{Effects, Host, Job};
 use muster_core::sweep::Sweep;
-use muster_core::task::Task;
 use muster_proto::event::{Event, EventKind};
+use muster_proto::id::Attempt;
 use muster_proto::job::{JobSpec, JobState, Phase, Work};
+use muster_proto::outcome::Outcome;
+use muster_proto::time::Timestamp;
 
 /// A job with all its targets.
 pub(super) enum Machine {
     /// Runs a program on agents.
-    Command(Job),
+    Command(Box<Job>),
     /// Looks at hosts.
-    Ping(Sweep),
+    Ping(Box<Sweep>),
 }
 
 impl Machine {
@@ -23,12 +24,12 @@ impl Machine {
             Work::Command(_) => {
                 let mut effects = Effects::default();
                 let job = Job::plan(spec, clock::now(), &mut effects);
-                (Self::Command(job), effects.events)
+                (Self::Command(Box::new(job)), effects.events)
             }
             Work::Ping(_) => {
                 let mut events = Vec::new();
                 let sweep = Sweep::plan(spec, clock::now(), &mut events);
-                (Self::Ping(sweep), events)
+                (Self::Ping(Box::new(sweep)), events)
             }
         }
     }
@@ -36,8 +37,8 @@ impl Machine {
     /// A job about to be replayed from its events.
     pub(super) fn restore(spec: JobSpec) -> Self {
         match &spec.work {
-            Work::Command(_) => Self::Command(Job::restore(spec)),
-            Work::Ping(_) => Self::Ping(Sweep::restore(spec)),
+            Work::Command(_) => Self::Command(Box::new(Job::restore(spec))),
+            Work::Ping(_) => Self::Ping(Box::new(Sweep::restore(spec))),
         }
     }
 
@@ -79,9 +80,31 @@ impl Machine {
     }
 }
 
-/// Where a task stands.
-pub(super) fn view_of(task: &Task) -> TaskView {
-    (task.shown_phase(), task.outcome().cloned())
+/// A target of a job: where it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskView {
+    /// How far its last attempt has come.
+    pub phase: Phase,
+    /// Which attempt that is.
+    pub attempt: Attempt,
+    /// It waits for its agent until then, and nobody waits for it.
+    pub queued_until: Option<Timestamp>,
+    /// How it ended, once it has.
+    pub outcome: Option<Outcome>,
+}
+
+/// Where a target stands before anything has happened to it.
+const PLANNED: TaskView =
+    TaskView { phase: Phase::Planned, attempt: Attempt::FIRST, queued_until: None, outcome: None };
+
+/// Where a target stands.
+pub(super) fn view_of(host: &Host) -> TaskView {
+    TaskView {
+        phase: host.shown_phase(),
+        attempt: host.attempt(),
+        queued_until: host.queued().map(|queued| queued.until),
+        outcome: host.outcome().cloned(),
+    }
 }
 
 /// Where the targets of a job stand by its events so far, in the order of the list.
@@ -97,7 +120,7 @@ impl Views {
     pub(super) fn new(spec: JobSpec) -> Self {
         match &spec.work {
             Work::Command(_) => Self::Command(Box::new(Job::restore(spec))),
-            Work::Ping(_) => Self::Ping(vec![(Phase::Planned, None); spec.targets.count as usize]),
+            Work::Ping(_) => Self::Ping(vec![PLANNED; spec.targets.count as usize]),
         }
     }
 
@@ -108,9 +131,9 @@ impl Views {
             Self::Ping(views) => {
                 let view = event.kind.target().and_then(|target| views.get_mut(target as usize));
                 match (view, &event.kind) {
-                    (Some(view), EventKind::Probed { .. }) => view.0 = Phase::Started,
+                    (Some(view), EventKind::Probed { .. }) => view.phase = Phase::Started,
                     (Some(view), EventKind::Finished { outcome, .. }) => {
-                        *view = (Phase::Started, Some(outcome.clone()));
+                        *view = TaskView { phase: Phase::Started, outcome: Some(outcome.clone()), ..PLANNED };
                     }
                     _ => {}
                 }
@@ -121,7 +144,7 @@ impl Views {
     /// Where they stand.
     pub(super) fn into_views(self) -> Vec<TaskView> {
         match self {
-            Self::Command(job) => job.tasks().iter().map(view_of).collect(),
+            Self::Command(job) => job.hosts().iter().map(view_of).collect(),
             Self::Ping(views) => views,
         }
     }

@@ -3,6 +3,7 @@
 //! After a restart the targets that are open are looked at anew: a probe executes nothing, so nothing is done twice.
 
 use super::commit::commit;
+use super::order::{Obeyed, Order};
 use super::running::Input;
 use super::{Progress, Resumption};
 use crate::clock;
@@ -42,7 +43,8 @@ pub(super) struct Pinging {
 #[derive(Default)]
 struct Afterwards {
     events: Vec<Event>,
-    cancels: Vec<oneshot::Sender<()>>,
+    /// Who waits for the answer that it is so.
+    orders: Vec<(oneshot::Sender<Obeyed>, Obeyed)>,
     audit: Vec<AuditEntry>,
 }
 
@@ -139,15 +141,22 @@ impl Pinging {
     fn take(&mut self, input: Input, after: &mut Afterwards) {
         let now = clock::now();
         match input {
-            Input::Cancel { operator, answer } => {
-                let detail = self.sweep.spec().job.to_string();
-                let actor = format!("operator/{operator}");
+            Input::Order { order: Order::Cancel, operator, answer } => {
+                let record = Order::Cancel.record(self.sweep.spec().job, &operator, now);
+                let mut obeyed = Obeyed::Already;
                 if self.sweep.cancel(operator, now, &mut after.events) {
-                    after.audit.push(AuditEntry { at: now, actor, action: "job.cancel".to_owned(), detail });
+                    after.audit.push(record);
+                    obeyed = Obeyed::Now;
                 }
                 self.rest = (State::Skipped, "the job was cancelled before it was looked at".to_owned());
                 self.end();
-                after.cancels.push(answer);
+                after.orders.push((answer, obeyed));
+            }
+            Input::Order { order: Order::Pause, answer, .. } => {
+                let _ = answer.send(Obeyed::No("it is a ping, which `muster cancel` ends"));
+            }
+            Input::Order { order: Order::Resume, answer, .. } => {
+                let _ = answer.send(Obeyed::Already);
             }
             Input::Stop { operator, actor } => {
                 if self.sweep.spec().operator == operator && self.rest.0 == State::Expired {
@@ -159,9 +168,8 @@ impl Pinging {
             }
             // What came of the targets is in the store alone.
             Input::View { answer } => drop(answer),
-            Input::Survey { answer } => {
-                let _ = answer.send(self.sweep.open_phases().collect());
-            }
+            Input::Survey { answer } => drop(answer.send(self.sweep.open_phases().collect())),
+            Input::Queue { answer } => drop(answer.send(Vec::new())),
             // Agents have no tasks in a ping: what they say of it goes to the prober.
             Input::Hello { answer, .. } => drop(answer.send(Resumption::default())),
             Input::Gone { .. }
@@ -186,8 +194,8 @@ impl Pinging {
     }
 
     fn tell(after: &mut Afterwards) {
-        for answer in after.cancels.drain(..) {
-            let _ = answer.send(());
+        for (answer, obeyed) in after.orders.drain(..) {
+            let _ = answer.send(obeyed);
         }
     }
 }

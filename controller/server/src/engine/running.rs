@@ -5,14 +5,16 @@
 //! carries many.
 
 use super::commit::commit;
+use super::look::{Look, Survey};
 use super::machine::view_of;
-use super::{Engine, Look, Progress, Resumption, TaskView};
+use super::order::{Obeyed, Order};
+use super::{Engine, Progress, Resumption, TaskView};
 use crate::clock;
 use crate::sessions::{Contact, Epoch, OfferedJob, Outgoing, Sessions};
 use crate::stats::Stats;
-use muster_core::job::{self, Effects, Held, Job, Say, Send};
+use muster_core::job::{self, Effects, Held, Job, Say, Send, TaskRef};
 use muster_proto::id::{AgentId, TaskId};
-use muster_proto::job::{JobState, SignedJob, Target};
+use muster_proto::job::{JobState, QueuedTask, SignedJob, Target};
 use muster_proto::link::{TaskReport, ToAgent};
 use muster_proto::merkle::Tree;
 use muster_proto::name::OperatorName;
@@ -44,14 +46,16 @@ pub(super) enum Input {
     Stop { operator: OperatorName, actor: String },
     /// An agent speaks of its tasks.
     Reports(Reports),
-    /// An operator wants it ended.
-    Cancel { operator: OperatorName, answer: oneshot::Sender<()> },
+    /// An operator wants something of it.
+    Order { order: Order, operator: OperatorName, answer: oneshot::Sender<Obeyed> },
     /// An operator wants to see where the targets stand.
     View { answer: oneshot::Sender<Vec<TaskView>> },
     /// An operator asks about one agent's task.
     Look { agent: AgentId, answer: oneshot::Sender<Look> },
     /// An operator asks where those stand that are not over.
-    Survey { answer: oneshot::Sender<Vec<muster_proto::job::Phase>> },
+    Survey { answer: oneshot::Sender<Survey> },
+    /// An operator asks who waits for an agent while nobody waits.
+    Queue { answer: oneshot::Sender<Vec<QueuedTask>> },
 }
 
 /// What an agent says in one session, in order.
@@ -80,18 +84,19 @@ struct Afterwards {
     effects: Effects,
     messages: Vec<(AgentId, Epoch, Outgoing)>,
     hellos: Vec<(oneshot::Sender<Resumption>, Resumption)>,
-    cancels: Vec<oneshot::Sender<()>>,
+    orders: Vec<(oneshot::Sender<Obeyed>, Obeyed)>,
     views: Vec<oneshot::Sender<Vec<TaskView>>>,
     audit: Vec<AuditEntry>,
 }
 
 impl Running {
     pub(super) fn new(job: Job, signed: SignedJob, targets: Arc<[Target]>, tree: Tree, engine: Engine) -> Self {
-        let blobs = job.spec().work.blobs().collect();
+        let blobs = job.spec().blobs().collect();
         let places = targets.iter().zip(0..).map(|(target, place)| (target.agent, place)).collect();
         let epochs = vec![None; targets.len()];
         let offered = Arc::new(OfferedJob { signed, tree, blobs });
         let Engine { store, sessions, stats, .. } = engine;
+        let job = job.with_names(Arc::clone(&targets));
         Self { job, offered, targets, places, epochs, store, sessions, stats }
     }
 
@@ -139,7 +144,7 @@ impl Running {
                 // A job that was taken up again meets nobody: listeners open after it.
                 Contact::Here(epoch) => {
                     self.epochs[target as usize] = Some(epoch);
-                    self.job.connected(target, None, clock::now(), &mut after.effects);
+                    self.job.connected(target, &[], clock::now(), &mut after.effects);
                 }
                 Contact::Quarantined => self.inform(job::Input::Quarantined { target }, clock::now(), after),
                 Contact::Away => {}
@@ -163,34 +168,46 @@ impl Running {
             Input::Revoked { agent } => self.lose(agent, |target| job::Input::Revoked { target }, now, after),
             Input::Stop { operator, actor } => self.stop(&operator, actor, now, after),
             Input::Reports(Reports { agent, epoch, reports }) => self.reports(agent, epoch, reports, now, after),
-            Input::Cancel { operator, answer } => {
-                let record = AuditEntry {
-                    at: now,
-                    actor: format!("operator/{operator}"),
-                    action: "job.cancel".to_owned(),
-                    detail: self.job.spec().job.to_string(),
-                };
-                let before = self.job.last_seq();
-                let _ = self.job.apply(job::Input::Cancel { operator }, now, &mut after.effects);
-                if self.job.last_seq() > before {
-                    after.audit.push(record);
-                }
-                after.cancels.push(answer);
+            Input::Order { order, operator, answer } => {
+                let obeyed = self.obey(order, operator, now, after);
+                after.orders.push((answer, obeyed));
             }
             Input::View { answer } => after.views.push(answer),
             Input::Look { agent, answer } => {
-                let at_work = self.job.at_work();
                 if let Some(&target) = self.places.get(&agent) {
-                    let task = &self.job.tasks()[target as usize];
-                    let (phase, connected) = (task.phase().clone(), task.is_connected());
-                    let _ = answer.send(Look { target, phase, connected, at_work });
+                    let _ = answer.send(Look::at(&self.job, target));
                 }
             }
-            Input::Survey { answer } => {
-                let open = self.job.tasks().iter().filter(|task| task.outcome().is_none());
-                let _ = answer.send(open.map(muster_core::task::Task::shown_phase).collect());
-            }
+            Input::Survey { answer } => drop(answer.send(Survey::of(&self.job))),
+            Input::Queue { answer } => drop(answer.send(self.queue())),
         }
+    }
+
+    fn obey(&mut self, order: Order, operator: OperatorName, now: Timestamp, after: &mut Afterwards) -> Obeyed {
+        let record = order.record(self.job.spec().job, &operator, now);
+        let before = self.job.last_seq();
+        self.inform(order.fact(operator), now, after);
+        if self.job.last_seq() > before {
+            after.audit.push(record);
+            return Obeyed::Now;
+        }
+        match (order, self.job.state()) {
+            (Order::Pause, JobState::Paused) | (Order::Resume | Order::Cancel, _) => Obeyed::Already,
+            (Order::Pause, _) => Obeyed::No("it is being ended, and nothing more of it starts"),
+        }
+    }
+
+    fn queue(&self) -> Vec<QueuedTask> {
+        let (spec, title) = (self.job.spec(), self.job.spec().work.title());
+        let queued = |(target, job::Queued { since, until })| QueuedTask {
+            host: self.targets[target as usize].name.clone(),
+            job: spec.job,
+            title: title.clone(),
+            operator: spec.operator.clone(),
+            since,
+            until,
+        };
+        self.job.queued().map(queued).collect()
     }
 
     /// A fact that cannot be refused.
@@ -246,17 +263,19 @@ impl Running {
             return resumption;
         }
         self.epochs[target as usize] = Some(epoch);
-        let held = held.iter().find(|(task, _)| *task == self.task(target)).map(|(_, held)| *held);
-        let greeting = self.job.connected(target, held, now, &mut after.effects);
-        let task = self.task(target);
-        match greeting.say {
-            Some(Say::Resume(frame)) => resumption.resume.push((task, frame)),
-            Some(Say::Ask) => resumption.outstanding.push(task),
-            Some(Say::Forget) => resumption.then.push(ToAgent::Committed(task)),
-            None => {}
-        }
-        if greeting.cancel {
-            resumption.then.push(ToAgent::Cancel(task));
+        let own = held.iter().filter(|(task, _)| self.own(*task, Some(target)).is_some());
+        let held: Vec<Held> = own.map(|(_, held)| *held).collect();
+        for greeting in self.job.connected(target, &held, now, &mut after.effects) {
+            let task = self.task(greeting.task);
+            match greeting.say {
+                Some(Say::Resume(frame)) => resumption.resume.push((task, frame)),
+                Some(Say::Ask) => resumption.outstanding.push(task),
+                Some(Say::Forget) => resumption.then.push(ToAgent::Committed(task)),
+                None => {}
+            }
+            if greeting.cancel {
+                resumption.then.push(ToAgent::Cancel(task));
+            }
         }
         resumption
     }
@@ -276,8 +295,8 @@ impl Running {
         }
         for (task, report) in reports {
             // The one place where it is decided that an agent speaks of its own tasks alone.
-            let verdict = match place.filter(|place| task == self.task(*place)) {
-                Some(target) => self.job.apply(job::Input::Report { target, report }, now, &mut after.effects),
+            let verdict = match self.own(task, place) {
+                Some(task) => self.job.apply(job::Input::Report { task, report }, now, &mut after.effects),
                 None => Err(muster_core::task::Refused::Phase),
             };
             if let Err(refused) = verdict {
@@ -288,21 +307,28 @@ impl Running {
         }
     }
 
+    /// The task, if it is one of the agent in this place, and was signed.
+    fn own(&self, task: TaskId, place: Option<u32>) -> Option<TaskRef> {
+        let spec = self.job.spec();
+        let its_own = task.job == spec.job && Some(task.target) == place && spec.has(task.attempt);
+        its_own.then_some(TaskRef { target: task.target, attempt: task.attempt })
+    }
+
     /// The agent's place in the list, if this is the session the machine knows.
     fn place_in(&self, agent: AgentId, epoch: Epoch) -> Option<u32> {
         let place = *self.places.get(&agent)?;
         (self.epochs[place as usize] == Some(epoch)).then_some(place)
     }
 
-    fn task(&self, target: u32) -> TaskId {
-        TaskId { job: self.job.spec().job, target, attempt: 1 }
+    fn task(&self, task: TaskRef) -> TaskId {
+        TaskId { job: self.job.spec().job, target: task.target, attempt: task.attempt }
     }
 
     async fn commit(&self, after: &mut Afterwards) -> Result<(), StoreError> {
         let job = self.job.spec().job;
         let at = clock::now();
         let late = after.effects.late.drain(..);
-        let late: Vec<_> = late.map(|(target, text)| LateEvidence { task: self.task(target), text, at }).collect();
+        let late: Vec<_> = late.map(|(task, text)| LateEvidence { task: self.task(task), text, at }).collect();
         let append = Append {
             job,
             events: std::mem::take(&mut after.effects.events),
@@ -329,26 +355,30 @@ impl Running {
         for (answer, resumption) in after.hellos {
             let _ = answer.send(resumption);
         }
-        for answer in after.cancels {
-            let _ = answer.send(());
+        for (answer, obeyed) in after.orders {
+            let _ = answer.send(obeyed);
         }
         for answer in after.views {
-            let _ = answer.send(self.job.tasks().iter().map(view_of).collect());
+            let _ = answer.send(self.job.hosts().iter().map(view_of).collect());
         }
         self.sessions.send(after.messages);
     }
 
     fn outgoing(&self, send: Send) -> (u32, Outgoing) {
-        let message = |target, message| (target, Outgoing::Message(message));
+        let message =
+            |task: TaskRef, message: fn(TaskId) -> ToAgent| (task.target, Outgoing::Message(message(self.task(task))));
         match send {
-            Send::Offer(target, ttl) => {
+            Send::Offer(task, ttl) => {
                 let until = Instant::now() + ttl;
-                (target, Outgoing::Offer { job: Arc::clone(&self.offered), task: self.task(target), until })
+                (task.target, Outgoing::Offer { job: Arc::clone(&self.offered), task: self.task(task), until })
             }
-            Send::Cancel(target) => message(target, ToAgent::Cancel(self.task(target))),
-            Send::Withdraw(target) => message(target, ToAgent::Withdraw(self.task(target))),
-            Send::Ack(target, next_frame) => message(target, ToAgent::Ack { task: self.task(target), next_frame }),
-            Send::Committed(target) => message(target, ToAgent::Committed(self.task(target))),
+            Send::Cancel(task) => message(task, ToAgent::Cancel),
+            Send::Withdraw(task) => message(task, ToAgent::Withdraw),
+            Send::Ack(task, next_frame) => {
+                let message = ToAgent::Ack { task: self.task(task), next_frame };
+                (task.target, Outgoing::Message(message))
+            }
+            Send::Committed(task) => message(task, ToAgent::Committed),
         }
     }
 }

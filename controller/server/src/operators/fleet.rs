@@ -1,16 +1,16 @@
 //! Agents: listed, labelled, revoked, resolved, approved.
 
-use super::jobs::selection;
 use super::{OperatorDoor, audit};
 use crate::agents::refused_as_revoked;
 use crate::clock;
 use crate::reply::Reply as _;
 use crate::stats::Closed;
-use muster_core::target::Selection;
+use muster_core::target::Resolved;
 use muster_proto::fleet::{Labels, Party};
 use muster_proto::job::Target;
 use muster_proto::limits;
 use muster_proto::name::{LabelText, OperatorName};
+use muster_proto::selection::Selection;
 use muster_proto::wire;
 use muster_store::Keep;
 use std::net::SocketAddr;
@@ -19,10 +19,13 @@ use tonic::Status;
 /// So many characters of a boot id, at least, name one of two.
 const BOOT_PREFIX_MIN: usize = 4;
 
-pub(super) fn list(door: &OperatorDoor, request: wire::ListAgentsRequest) -> Result<wire::ListAgentsReply, Status> {
-    let targets = match selection(request.selection) {
+pub(super) async fn list(
+    door: &OperatorDoor,
+    request: wire::ListAgentsRequest,
+) -> Result<wire::ListAgentsReply, Status> {
+    let targets = match request.selection.unwrap_or_default().into() {
         nothing if nothing == Selection::default() => door.roster.everybody(),
-        chosen => door.roster.resolve(&chosen).map_err(|error| error.reply())?.0,
+        chosen => door.resolver.resolve(chosen).await.map_err(|error| error.reply())?.0.targets,
     };
     let agents = targets.iter().filter_map(|target| door.roster.info(target.agent)).map(Into::into);
     Ok(wire::ListAgentsReply { agents: agents.collect() })
@@ -42,7 +45,8 @@ pub(super) async fn label(
     if set.is_empty() && remove.is_empty() {
         return Err(Status::invalid_argument("no label to set or to remove: give key=value, or key- to remove"));
     }
-    let (targets, _) = door.roster.resolve(&selection(request.selection)).map_err(|error| error.reply())?;
+    let selection = request.selection.unwrap_or_default().into();
+    let (Resolved { targets, .. }, _) = door.resolver.resolve(selection).await.map_err(|error| error.reply())?;
     let mut changed = Vec::with_capacity(targets.len());
     for target in &targets {
         let mut labels: Labels = door.roster.labels(target.agent);

@@ -10,7 +10,6 @@ use crate::engine::{self, Engine, Progress};
 use crate::reply::Reply as _;
 use futures_util::{Stream, stream};
 use muster_core::fleet::{Fleet, Member};
-use muster_core::target::Selector;
 use muster_proto::event::{Event, EventKind};
 use muster_proto::id::{AgentId, JobId};
 use muster_proto::job::TargetList;
@@ -60,7 +59,10 @@ pub(super) async fn follow(
     // Before the job is looked up: whatever is stored after that rings.
     let progress = door.engine.progress(job).filter(|_| !request.stored_only);
     let stored = find::stored(&door.store, job).await?;
-    let only = (!request.targets.is_empty()).then(|| places(door, &stored, &request.targets)).transpose()?;
+    let only = match request.targets.as_str() {
+        "" => None,
+        targets => Some(places(door, &stored, targets).await?),
+    };
     let life = not_after.map_or(LIFE_MAX, |end| clock::now().until(end)).min(LIFE_MAX * 365);
     let follower = Follower {
         engine: door.engine.clone(),
@@ -79,7 +81,7 @@ pub(super) async fn follow(
 }
 
 /// The places that an expression over the job's own targets stands for.
-fn places(door: &OperatorDoor, stored: &StoredJob, expression: &str) -> Result<HashSet<u32>, Status> {
+async fn places(door: &OperatorDoor, stored: &StoredJob, expression: &str) -> Result<HashSet<u32>, Status> {
     // An address may have characters that no expression takes.
     if let (TargetList::Pings(_), Ok(host)) = (&stored.targets, expression.parse::<PingName>()) {
         let named: HashSet<u32> = (0..)
@@ -91,20 +93,19 @@ fn places(door: &OperatorDoor, stored: &StoredJob, expression: &str) -> Result<H
             return Ok(named);
         }
     }
-    let mut fleet = Fleet::default();
+    let (mut fleet, known) = (Fleet::default(), door.roster.fleet());
     let mut places: HashMap<AgentId, Vec<u32>> = HashMap::new();
     for (place, (name, agent)) in (0..).zip(stored.targets.names()) {
         // What bears no agent's name is chosen by its own; what could be no host's name is not chosen at all.
         let Some(name) = name.host.host_name() else { continue };
         let labels = agent.map(|agent| door.roster.labels(agent)).unwrap_or_default();
+        let facts = agent.and_then(|agent| known.by_id(agent)?.facts.clone());
         // A host that several look at stands in the list several times.
         let id = fleet.by_name(&name).map_or_else(|| AgentId::from_bytes(u128::to_be_bytes(place.into())), |it| it.id);
-        let _ = fleet.insert(Member { id, name, labels });
+        let _ = fleet.insert(Member { id, name, labels, facts });
         places.entry(id).or_default().push(place);
     }
-    let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
-    let selector = Selector::parse(expression).map_err(|error| invalid(&error))?;
-    let chosen = selector.resolve(&fleet).map_err(|error| invalid(&error))?;
+    let chosen = door.resolver.among(expression, fleet).await.map_err(|error| error.reply())?;
     Ok(chosen.into_iter().filter_map(|target| places.remove(&target.agent)).flatten().collect())
 }
 

@@ -7,9 +7,9 @@ use muster_proto::ping::PingList;
 use muster_proto::wire;
 use tonic::Status;
 
-pub(super) fn plan(door: &OperatorDoor, request: wire::PlanPingRequest) -> Result<wire::PlanPingReply, Status> {
+pub(super) async fn plan(door: &OperatorDoor, request: wire::PlanPingRequest) -> Result<wire::PlanPingReply, Status> {
     let selection = request.selection.ok_or_else(|| Status::invalid_argument("the selection is missing"))?;
-    let (list, notes) = door.roster.pings(&selection.into()).map_err(|error| error.reply())?;
+    let (list, notes) = door.resolver.pings(selection.into()).await.map_err(|error| error.reply())?;
     let cluster = door.issuers.cluster().as_bytes().to_vec().into();
     Ok(wire::PlanPingReply { cluster, list: Some((&list).into()), notes })
 }

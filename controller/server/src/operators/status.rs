@@ -1,11 +1,11 @@
 //! How the controller is, as metrics: what is counted where is gathered here, and named once for all readers.
 
 use super::OperatorDoor;
+use crate::engine::Survey;
 use crate::listen::ListenStats;
 use crate::reply::Reply as _;
 use crate::schedules::Figures;
 use crate::stats::{Kind, Stats, Tally};
-use muster_proto::job::Phase;
 use muster_proto::status::{Metric, MetricKind, Sample, Status};
 use muster_store::Size;
 use std::sync::atomic::Ordering;
@@ -13,12 +13,12 @@ use std::sync::atomic::Ordering;
 pub(super) async fn status(door: &OperatorDoor) -> Result<Status, tonic::Status> {
     let stats = door.engine.stats();
     let size = door.store.size().await.map_err(|error| error.reply())?;
-    let tasks = door.engine.survey().await;
+    let survey = door.engine.survey().await;
     let everybody = door.roster.everybody();
     let quarantined = everybody.iter().filter(|target| door.sessions.quarantined(target.agent).is_some()).count();
     let mut metrics = agents(door, everybody.len(), quarantined);
     metrics.extend(connections(door));
-    metrics.extend(jobs(stats, door.engine.at_work(None).len(), &tasks));
+    metrics.extend(jobs(stats, door.engine.at_work(None).len(), &survey));
     metrics.extend(pings(stats));
     let schedules = door.schedules.figures().await;
     metrics.extend(rounds(&schedules));
@@ -27,12 +27,12 @@ pub(super) async fn status(door: &OperatorDoor) -> Result<Status, tonic::Status>
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cluster: door.issuers.cluster(),
         started_at: stats.started_at,
-        alarms: alarms(stats, quarantined, &schedules),
+        alarms: alarms(stats, quarantined, &survey, &schedules).into_iter().chain(door.danger.problem()).collect(),
         metrics,
     })
 }
 
-fn alarms(stats: &Stats, quarantined: usize, schedules: &[Figures]) -> Vec<String> {
+fn alarms(stats: &Stats, quarantined: usize, survey: &Survey, schedules: &[Figures]) -> Vec<String> {
     let mut alarms = Vec::new();
     if stats.disk_low.get() > 0 {
         let free = stats.disk_free.get() >> 20;
@@ -45,6 +45,11 @@ fn alarms(stats: &Stats, quarantined: usize, schedules: &[Figures]) -> Vec<Strin
             "{quarantined} agents are used by two machines each: see `muster agents`, then `agents resolve`"
         ));
     }
+    alarms.extend(
+        survey.halted.iter().map(|(job, reason)| {
+            format!("job {job} is paused: {reason}: `muster resume {job}` or `muster cancel {job}`")
+        }),
+    );
     let problem =
         |it: &Figures| Some(format!("the schedule {} does not run as it should: {}", it.name, it.problem.as_ref()?));
     alarms.extend(schedules.iter().filter_map(problem));
@@ -128,15 +133,27 @@ fn connections(door: &OperatorDoor) -> Vec<Metric> {
     ]
 }
 
-fn jobs(stats: &Stats, at_work: usize, tasks: &[(Phase, u64)]) -> Vec<Metric> {
+fn jobs(stats: &Stats, at_work: usize, survey: &Survey) -> Vec<Metric> {
     vec![
         counter("muster_jobs_accepted_total", "jobs accepted", "Jobs that were accepted.", stats.jobs_accepted.get()),
         gauge("muster_jobs_at_work", "jobs at work", "Jobs that are not done.", at_work as u64),
+        gauge(
+            "muster_jobs_paused",
+            "jobs paused",
+            "Jobs at work that offer nothing until they are resumed.",
+            survey.paused,
+        ),
         of_kinds(
             ("muster_tasks", "their tasks", "Tasks of the jobs at work that are not over, by where they stand."),
             MetricKind::Gauge,
             "phase",
-            tasks.iter().map(|(phase, count)| (phase.as_str(), *count)),
+            survey.tasks().map(|(phase, count)| (phase.as_str(), count)),
+        ),
+        gauge(
+            "muster_tasks_queued",
+            "tasks queued",
+            "Tasks of the jobs at work that wait for their agents to come back while nobody waits for them.",
+            survey.queued,
         ),
         counter("muster_events_total", "events", "Events of jobs that were made durable.", stats.events.get()),
         counter("muster_commits_total", "commits", "Batches in which events were made durable.", stats.commits.get()),

@@ -10,13 +10,13 @@ use super::{OperatorDoor, find};
 use crate::clock;
 use crate::engine::Look;
 use crate::reply::Reply as _;
-use muster_core::target::Selection;
-use muster_proto::event::{Event, EventKind, Stream};
-use muster_proto::id::{AgentId, JobId};
+use muster_proto::event::{Event, EventKind, GateStep, Stream};
+use muster_proto::id::{AgentId, Attempt, JobId};
 use muster_proto::job::{JobList, JobState, Phase, Target};
-use muster_proto::why::{LastSession, TaskLine, TaskStory, Why};
+use muster_proto::selection::Selection;
+use muster_proto::why::{AttemptEnd, LastSession, TaskLine, TaskStory, Why};
 use muster_proto::{text, wire};
-use muster_store::StoredJob;
+use muster_store::{LateEvidence, StoredJob};
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
@@ -43,7 +43,7 @@ pub(super) async fn why(door: &OperatorDoor, request: wire::WhyRequest) -> Resul
             let place = place_in(job, &request.host)?;
             (place.1, Some(place.0))
         }
-        None => (agent_of(door, &request.host)?, None),
+        None => (agent_of(door, &request.host).await?, None),
     };
     let now = clock::now();
     let record = door.roster.record(agent);
@@ -88,13 +88,13 @@ pub(super) async fn why(door: &OperatorDoor, request: wire::WhyRequest) -> Resul
     })
 }
 
-fn agent_of(door: &OperatorDoor, host: &str) -> Result<AgentId, Status> {
+async fn agent_of(door: &OperatorDoor, host: &str) -> Result<AgentId, Status> {
     if let Some(target) = door.roster.find(host) {
         return Ok(target.agent);
     }
     // Asked for its error: it names the agent that was meant.
     let selection = Selection { targets: host.to_owned(), ..Selection::default() };
-    match door.roster.resolve(&selection).map_err(|error| error.reply())?.0[..] {
+    match door.resolver.resolve(selection).await.map_err(|error| error.reply())?.0.targets[..] {
         [Target { agent, .. }] => Ok(agent),
         _ => Err(Status::invalid_argument(format!("{} means several hosts: name one of them", text::line(host)))),
     }
@@ -177,7 +177,8 @@ fn line(story: TaskStory) -> TaskLine {
 async fn whole_story(door: &OperatorDoor, job: &StoredJob, place: u32) -> Result<TaskStory, Status> {
     let mut story = story(door, job, place).await?;
     let late = door.store.late_evidence_of(job.spec.job).await.map_err(|error| error.reply())?;
-    story.late = late.into_iter().find(|late| late.task.target == place).map(|late| late.text);
+    let its = |late: &LateEvidence| late.task.target == place && late.task.attempt == story.attempt;
+    story.late = late.into_iter().find(its).map(|late| late.text);
     Ok(story)
 }
 
@@ -191,8 +192,9 @@ async fn story(door: &OperatorDoor, job: &StoredJob, place: u32) -> Result<TaskS
     Ok(told(job, events))
 }
 
-fn told(job: &StoredJob, events: Vec<(Event, u64)>) -> TaskStory {
-    let mut story = TaskStory {
+/// A story in which nothing has happened yet.
+fn untold(job: &StoredJob) -> TaskStory {
+    TaskStory {
         job: job.spec.job,
         title: job.summary.title.clone(),
         phase: Phase::Planned,
@@ -208,13 +210,24 @@ fn told(job: &StoredJob, events: Vec<(Event, u64)>) -> TaskStory {
         finished_at: None,
         cancelled: None,
         late: None,
-    };
+        attempt: Attempt::FIRST,
+        earlier: Vec::new(),
+        next_at: None,
+        queued: None,
+        gate: None,
+    }
+}
+
+fn told(job: &StoredJob, events: Vec<(Event, u64)>) -> TaskStory {
+    let mut story = untold(job);
     for (Event { time, kind, .. }, bytes) in events {
         match kind {
             EventKind::Planned { .. } => story.planned_at = time,
+            EventKind::Queued { until, .. } => story.queued = Some((time, until)),
             EventKind::Offered { .. } => {
                 story.offered_at.push(time);
                 story.phase = Phase::Offered;
+                (story.next_at, story.queued) = (None, None);
             }
             EventKind::Accepted { .. } => (story.accepted_at, story.phase) = (Some(time), Phase::Accepted),
             EventKind::Started { .. } => (story.started_at, story.phase) = (Some(time), Phase::Started),
@@ -226,9 +239,20 @@ fn told(job: &StoredJob, events: Vec<(Event, u64)>) -> TaskStory {
             EventKind::Truncated { bytes, .. } => story.truncated = story.truncated.saturating_add(bytes),
             EventKind::Finished { outcome, .. } => {
                 (story.outcome, story.finished_at) = (Some(outcome), Some(time));
+                (story.next_at, story.queued) = (None, None);
+            }
+            // What follows is about the next attempt.
+            EventKind::Retrying { attempt, outcome, at, .. } => {
+                story.earlier.push(AttemptEnd { outcome, at: time });
+                let TaskStory { planned_at, earlier, cancelled, .. } = story;
+                let next_at = Some(at);
+                story = TaskStory { planned_at, earlier, cancelled, attempt, next_at, ..untold(job) };
+            }
+            EventKind::Gate { step: GateStep::Finished { outcome }, .. } => {
+                story.gate = Some(AttemptEnd { outcome, at: time });
             }
             EventKind::Cancelling { operator } => story.cancelled = Some((time, operator)),
-            EventKind::Done { .. } | EventKind::Probed { .. } => {}
+            _ => {}
         }
     }
     story

@@ -271,7 +271,7 @@ async fn the_loopback_of_this_machine_is_not_that_of_an_agent_elsewhere() {
     let now = crate::clock::now();
     let facts = Facts { addresses: vec!["127.0.0.77".into(), "127.0.0.78".into()], ..Facts::default() };
     let record = AgentRecord::enrolled(N1, "n1".parse().expect("a name"), Labels::default(), now);
-    fixture.roster.add(AgentRecord { facts: Some(facts), ..record });
+    fixture.roster.add(AgentRecord { facts: Some(facts.into()), ..record });
     let here = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("Linux has it").replace('-', "");
     let here = u128::from_str_radix(here.trim(), 16).expect("a number");
     for (boot, address) in [(here, [127, 0, 0, 1]), (!here, [127, 0, 0, 77])] {

@@ -2,8 +2,8 @@
 
 use super::{Inner, Shared, host_length, length, within};
 use crate::clock;
+use crate::groups::Resolver;
 use crate::ping::{AGENTS_BACK, Look, News, Prober};
-use crate::roster::Roster;
 use crate::sessions::Contact;
 use crate::stats::Stats;
 use muster_core::watch::{Ended, Folded, Watch};
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Rounds {
     shared: Arc<Shared>,
     store: Store,
-    roster: Roster,
+    resolver: Resolver,
     prober: Prober,
     stats: Arc<Stats>,
     permits: Arc<Semaphore>,
@@ -51,7 +51,7 @@ impl Rounds {
         Self {
             shared,
             store: inner.store.clone(),
-            roster: inner.roster.clone(),
+            resolver: inner.resolver.clone(),
             prober: inner.prober.clone(),
             stats: Arc::clone(&inner.stats),
             permits: Arc::clone(&inner.permits),
@@ -102,7 +102,7 @@ impl Rounds {
         if key.is_none() {
             return Err(format!("the operator {operator} is disabled: another can schedule it again with --replace"));
         }
-        let (list, _) = self.roster.pings(&selection).map_err(|error| error.to_string())?;
+        let (list, _) = self.resolver.pings(selection).await.map_err(|error| error.to_string())?;
         let targets = within(&list).map_err(|pairs| format!("it has come to {pairs} pairs, too many: make several"))?;
         let (unseen, times) = (self.unseen(&list), Times::of(&list, &spec.probes, every));
         let list = Arc::new(list);
@@ -126,7 +126,7 @@ impl Rounds {
         if self.began.elapsed() >= AGENTS_BACK {
             return HashSet::new();
         }
-        let here = |agent: &AgentId| matches!(self.roster.sessions().contact(*agent), Contact::Here(_));
+        let here = |agent: &AgentId| matches!(self.resolver.roster().sessions().contact(*agent), Contact::Here(_));
         let agents = list.hosts().iter().filter_map(|host| host.agent);
         agents.filter(|agent| !here(agent) && self.stats.left(*agent).is_none()).collect()
     }

@@ -1,6 +1,8 @@
 //! Rounds over loopback: what they find is durable, is told once, and outlives a restart.
 
 use super::*;
+use crate::groups::Sources;
+use crate::roster::Roster;
 use crate::sessions::Sessions;
 use crate::stats::Closed;
 use muster_proto::fleet::Labels;
@@ -35,7 +37,8 @@ async fn schedules(store: &Store) -> Schedules {
     }
     stats.session_closed(n1, Closed::Lost);
     let prober = Prober::new(sessions, roster.clone(), Arc::clone(&stats));
-    Schedules::start(store.clone(), roster, prober, stats).await.expect("schedules")
+    let resolver = Resolver::new(roster, store.clone(), Sources::default());
+    Schedules::start(store.clone(), resolver, prober, stats).await.expect("schedules")
 }
 
 impl World {

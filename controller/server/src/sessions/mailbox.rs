@@ -144,7 +144,8 @@ mod tests {
     use std::sync::Arc;
     use tokio::time::Instant;
 
-    const TASK: TaskId = TaskId { job: JobId::from_bytes([1; 16]), target: 0, attempt: 1 };
+    const TASK: TaskId =
+        TaskId { job: JobId::from_bytes([1; 16]), target: 0, attempt: muster_proto::id::Attempt::FIRST };
 
     fn message() -> Outgoing {
         Outgoing::Message(ToAgent::Committed(TASK))

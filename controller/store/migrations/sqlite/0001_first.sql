@@ -26,18 +26,22 @@ CREATE TRIGGER jobs_done_for_ever BEFORE UPDATE ON jobs WHEN OLD.done_at IS NOT 
 BEGIN SELECT RAISE(ABORT, 'a job that is done never changes'); END;
 
 -- A job's fixed part: what lists show of it, what was signed, and the frozen target list as one record. Lists never
--- read beyond `root`: what follows may have megabytes.
+-- read beyond `lineage`: what follows may have megabytes.
 CREATE TABLE job_specs (
     job         BLOB NOT NULL PRIMARY KEY REFERENCES jobs (job) ON DELETE CASCADE,
     operator    TEXT NOT NULL,
     title       TEXT NOT NULL,
     argv        BLOB NOT NULL,
     root        BLOB NOT NULL,
+    -- The job that it repeats at some of its targets, and the first of that lineage; NULL of a job that repeats none.
+    rerun_of    BLOB,
+    lineage     BLOB,
     signature   BLOB NOT NULL,
     certificate BLOB NOT NULL,
     payload     BLOB NOT NULL,
     targets     BLOB NOT NULL
 );
+CREATE INDEX job_specs_lineage ON job_specs (lineage) WHERE lineage IS NOT NULL;
 
 -- What a job needs besides what was signed: files in blobs/.
 CREATE TABLE job_blobs (
@@ -139,6 +143,14 @@ CREATE TABLE operators (
     added_at        INTEGER NOT NULL,
     login_at        INTEGER,
     disabled_at     INTEGER
+);
+
+-- Names for expressions.
+CREATE TABLE groups (
+    name       TEXT    NOT NULL PRIMARY KEY,
+    expression TEXT    NOT NULL,
+    operator   TEXT    NOT NULL,
+    changed_at INTEGER NOT NULL
 );
 
 -- Pings that the controller repeats. `id` is never given twice: what is left of a schedule that was removed belongs to

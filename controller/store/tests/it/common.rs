@@ -71,8 +71,8 @@ pub fn new_job(job: JobId) -> NewJob {
         start_before: at(3_600),
         deliver: Duration::from_secs(30),
         targets: digest,
-        attempts_max: 1,
-        concurrency: None,
+        rollout: muster_proto::rollout::Rollout::default(),
+        rerun_of: None,
         work: Work::Command(Command::new(Program::Shell(b"uptime".to_vec()))),
     };
     let signed = SignedJob { payload: spec.encode(), signature: vec![1; 64].into(), certificate: vec![2; 400].into() };

@@ -1,7 +1,8 @@
 //! Events of every kind come back as they went in, however they are cut into appends and reads.
 
 use crate::common::{append, good, job_id, new_job};
-use muster_proto::event::{Event, EventKind, Stream};
+use muster_proto::event::{Event, EventKind, GateStep, Stream};
+use muster_proto::id::Attempt;
 use muster_proto::outcome::{Counts, Outcome, State};
 use muster_proto::ping::{Contact, Failure, FailureKind, PingReport, Sample, Summary, Tally};
 use muster_proto::time::Timestamp;
@@ -75,6 +76,35 @@ fn reports() -> impl Strategy<Value = PingReport> {
     })
 }
 
+fn rollout_kinds() -> impl Strategy<Value = EventKind> {
+    let target = any::<u32>();
+    let at = any::<i64>().prop_map(Timestamp::from_millis);
+    let small = prop::collection::vec(any::<u8>(), 0..2_000).prop_map(Into::into);
+    let step = prop_oneof![
+        Just(GateStep::Offered),
+        Just(GateStep::Accepted),
+        Just(GateStep::Started),
+        (streams(), any::<u64>(), small).prop_map(|(stream, offset, data)| GateStep::Output { stream, offset, data }),
+        (streams(), any::<u64>()).prop_map(|(stream, bytes)| GateStep::Truncated { stream, bytes }),
+        outcomes().prop_map(|outcome| GateStep::Finished { outcome }),
+    ];
+    prop_oneof![
+        any::<[u32; 3]>().prop_map(|[number, first, targets]| EventKind::Wave { number, first, targets }),
+        (target, at.clone()).prop_map(|(target, until)| EventKind::Queued { target, until }),
+        (target, any::<u32>(), outcomes(), at).prop_map(|(target, attempt, outcome, at)| EventKind::Retrying {
+            target,
+            attempt: Attempt(attempt),
+            outcome,
+            at
+        }),
+        (target, step).prop_map(|(target, step)| EventKind::Gate { target, step }),
+        (prop::option::of("[a-z0-9]{1,63}"), ".{0,20}")
+            .prop_map(|(name, reason)| EventKind::Paused { operator: name.map(|name| good(&name)), reason }),
+        "[a-z0-9]{1,63}".prop_map(|name| EventKind::Resumed { operator: good(&name) }),
+        ".{0,20}".prop_map(|reason| EventKind::Stopping { reason }),
+    ]
+}
+
 fn kinds() -> impl Strategy<Value = EventKind> {
     let target = any::<u32>();
     prop_oneof![
@@ -95,6 +125,7 @@ fn kinds() -> impl Strategy<Value = EventKind> {
         }),
         (target, outcomes()).prop_map(|(target, outcome)| EventKind::Finished { target, outcome }),
         (target, samples()).prop_map(|(target, sample)| EventKind::Probed { target, sample }),
+        rollout_kinds(),
         "[a-z0-9]{1,63}".prop_map(|name| EventKind::Cancelling { operator: good(&name) }),
         prop::collection::vec((prop::sample::select(&State::ALL[..]), any::<u32>()), 0..12).prop_map(|list| {
             let mut counts = Counts::default();
@@ -128,6 +159,20 @@ async fn round_trip(appends: Vec<Vec<(i64, EventKind)>>, max_bytes: usize) {
         read.append(&mut more);
     }
     assert_eq!(read, told);
+    let mut outline = Vec::new();
+    while let after = outline.len() as u64
+        && let more = store.outline(job_id(1), after).await.expect("it reads back")
+        && !more.is_empty()
+    {
+        outline.extend(more);
+    }
+    let without_output = told.into_iter().map(|mut event| {
+        if let EventKind::Output { data, .. } = &mut event.kind {
+            *data = vec![0; data.len()].into();
+        }
+        event
+    });
+    assert_eq!(outline, without_output.collect::<Vec<_>>(), "an outline is the story without the bytes");
 }
 
 proptest! {

@@ -4,6 +4,7 @@ mod check;
 mod common;
 mod events;
 mod faults;
+mod groups;
 mod retention;
 mod schedules;
 mod sessions;

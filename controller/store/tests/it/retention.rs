@@ -58,7 +58,7 @@ async fn the_oldest_that_are_done_go_with_all_that_is_theirs() -> Result<(), Fai
     for (number, seconds) in [(2, 50), (3, 30), (4, 40), (5, 60)] {
         done.push(with_job(&store, number, Some(seconds)).await?);
     }
-    let task = TaskId { job: done[1], target: 0, attempt: 1 };
+    let task = TaskId { job: done[1], target: 0, attempt: muster_proto::id::Attempt::FIRST };
     store.late_evidence(LateEvidence { task, text: "it ran".into(), at: at(31) }).await?;
     assert_eq!(store.prune(Retention::default(), at(10_000)).await?, Pruned::default(), "everything is kept");
 

@@ -144,7 +144,7 @@ async fn agents_by_token(store: &Store) -> Result<(), Failure> {
     store.enrol_agent(agent(2, "web1", by.clone())).await?;
     assert!(matches!(store.enrol_agent(agent(3, "web3", by)).await, Err(EnrolError::TokenInvalid)));
     let record = AgentRecord {
-        facts: Some(facts),
+        facts: Some(facts.into()),
         facts_digest: Some(vec![9; 32].into()),
         revoked_at: Some(at(8)),
         last_seen: Some(at(7)),
@@ -202,7 +202,7 @@ async fn job(store: &Store) -> Result<Vec<Event>, Failure> {
     ];
     assert_eq!(store.jobs(JobList::Unfinished, 10).await?.len(), 1);
     let late = |target, text: &str| LateEvidence {
-        task: TaskId { job: id, target, attempt: 1 },
+        task: TaskId { job: id, target, attempt: muster_proto::id::Attempt::FIRST },
         text: text.into(),
         at: at(30),
     };

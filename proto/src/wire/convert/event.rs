@@ -1,7 +1,8 @@
 //! Events and outcomes.
 
 use super::{WireError, bytes_of, digest_of, millis, parsed, present};
-use crate::event::{Event, EventKind, Stream};
+use crate::event::{Event, EventKind, GateStep, Stream};
+use crate::id::Attempt;
 use crate::outcome::{Counts, Outcome, State};
 use crate::text;
 use crate::time::Timestamp;
@@ -120,6 +121,20 @@ impl From<Event> for wire::Event {
             EventKind::Finished { outcome, .. } => {
                 Kind::Finished(wire::FinishedEvent { outcome: Some(outcome.into()) })
             }
+            EventKind::Wave { number, first, targets } => Kind::Wave(wire::WaveEvent { number, first, targets }),
+            EventKind::Queued { until, .. } => Kind::Queued(wire::QueuedEvent { until_ms: until.as_millis() }),
+            EventKind::Retrying { attempt, outcome, at, .. } => Kind::Retrying(wire::RetryingEvent {
+                attempt: attempt.0,
+                outcome: Some(outcome.into()),
+                at_ms: at.as_millis(),
+            }),
+            EventKind::Gate { step, .. } => Kind::Gate(wire::GateEvent { step: Some(step.into()) }),
+            EventKind::Paused { operator, reason } => Kind::Paused(wire::PausedEvent {
+                operator: operator.map(|operator| operator.to_string()).unwrap_or_default(),
+                reason,
+            }),
+            EventKind::Resumed { operator } => Kind::Resumed(wire::ResumedEvent { operator: operator.to_string() }),
+            EventKind::Stopping { reason } => Kind::Stopping(wire::StoppingEvent { reason }),
             EventKind::Cancelling { operator } => {
                 Kind::Cancelling(wire::CancellingEvent { operator: operator.to_string() })
             }
@@ -157,11 +172,65 @@ impl TryFrom<wire::Event> for Event {
             Kind::Finished(finished) => {
                 EventKind::Finished { target: target()?, outcome: present(finished.outcome, "outcome")?.try_into()? }
             }
+            Kind::Wave(wave) => EventKind::Wave { number: wave.number, first: wave.first, targets: wave.targets },
+            Kind::Queued(queued) => {
+                EventKind::Queued { target: target()?, until: Timestamp::from_millis(queued.until_ms) }
+            }
+            Kind::Retrying(retrying) => EventKind::Retrying {
+                target: target()?,
+                attempt: Attempt(retrying.attempt),
+                outcome: present(retrying.outcome, "outcome")?.try_into()?,
+                at: Timestamp::from_millis(retrying.at_ms),
+            },
+            Kind::Gate(gate) => EventKind::Gate { target: target()?, step: present(gate.step, "step")?.try_into()? },
+            Kind::Paused(paused) => EventKind::Paused {
+                operator: if paused.operator.is_empty() { None } else { Some(parsed(&paused.operator, "operator")?) },
+                reason: text::line(&paused.reason),
+            },
+            Kind::Resumed(resumed) => EventKind::Resumed { operator: parsed(&resumed.operator, "operator")? },
+            Kind::Stopping(stopping) => EventKind::Stopping { reason: text::line(&stopping.reason) },
             Kind::Cancelling(cancelling) => {
                 EventKind::Cancelling { operator: parsed(&cancelling.operator, "operator")? }
             }
             Kind::Done(done) => EventKind::Done { counts: counts_of(&done.counts)? },
         };
         Ok(Self { seq: event.seq, time: Timestamp::from_millis(event.time_ms), kind })
+    }
+}
+
+impl From<GateStep> for wire::gate_event::Step {
+    fn from(step: GateStep) -> Self {
+        match step {
+            GateStep::Offered => Self::Offered(wire::OfferedEvent {}),
+            GateStep::Accepted => Self::Accepted(wire::AcceptedEvent {}),
+            GateStep::Started => Self::Started(wire::StartedEvent {}),
+            GateStep::Output { stream, offset, data } => {
+                Self::Output(wire::OutputEvent { stream: wire::Stream::from(stream).into(), offset, data })
+            }
+            GateStep::Truncated { stream, bytes } => {
+                Self::Truncated(wire::TruncatedEvent { stream: wire::Stream::from(stream).into(), bytes })
+            }
+            GateStep::Finished { outcome } => Self::Finished(wire::FinishedEvent { outcome: Some(outcome.into()) }),
+        }
+    }
+}
+
+impl TryFrom<wire::gate_event::Step> for GateStep {
+    type Error = WireError;
+
+    fn try_from(step: wire::gate_event::Step) -> Result<Self, WireError> {
+        use wire::gate_event::Step;
+        Ok(match step {
+            Step::Offered(_) => Self::Offered,
+            Step::Accepted(_) => Self::Accepted,
+            Step::Started(_) => Self::Started,
+            Step::Output(output) => {
+                Self::Output { stream: output.stream().try_into()?, offset: output.offset, data: output.data }
+            }
+            Step::Truncated(truncated) => {
+                Self::Truncated { stream: truncated.stream().try_into()?, bytes: truncated.bytes }
+            }
+            Step::Finished(finished) => Self::Finished { outcome: present(finished.outcome, "outcome")?.try_into()? },
+        })
     }
 }

@@ -3,9 +3,11 @@
 use super::ping::some_name;
 use super::{WireError, bytes_of, digest_of, id_of, millis, parsed, present, some_id_of};
 use crate::command::{BlobRef, Command, EnvVar, OutputLimit, Program};
+use crate::id::Attempt;
 use crate::job::{JobHost, JobSpec, JobState, JobSummary, Phase, SignedJob, Target, TargetsDigest, Work};
 use crate::limits;
 use crate::ping::TargetName;
+use crate::rollout::Rollout;
 use crate::text;
 use crate::time::Timestamp;
 use crate::wire;
@@ -30,10 +32,16 @@ impl JobSpec {
             deliver_ms: millis(self.deliver),
             targets_root: bytes_of(&self.targets.root),
             targets: self.targets.count,
-            attempts_max: self.attempts_max,
-            concurrency: self.concurrency.unwrap_or(0),
-            waves: Vec::new(),
-            max_fail: None,
+            attempts_max: self.rollout.attempts_max(),
+            concurrency: self.rollout.concurrency.unwrap_or(0),
+            waves: self.rollout.waves.clone(),
+            max_fail: self.rollout.max_fail.map(Into::into),
+            gate: self.rollout.gate.as_ref().map(Into::into),
+            wave_pause_ms: millis(self.rollout.wave_pause),
+            splay_ms: millis(self.rollout.splay),
+            retry_failed: self.rollout.retry_failed,
+            offline: self.rollout.offline.into(),
+            rerun_of: self.rerun_of.map(|job| bytes_of(job.as_bytes())).unwrap_or_default(),
             work: Some(work),
         };
         payload.encode_to_vec().into()
@@ -54,9 +62,18 @@ impl JobSpec {
             Some(wire::job_payload::Work::Probe(probe)) => Work::Ping(probe.try_into()?),
             Some(wire::job_payload::Work::Check(_)) | None => return Err(WireError::Payload),
         };
-        if !payload.waves.is_empty() || payload.max_fail.is_some() {
-            return Err(WireError::Payload);
-        }
+        let retries = payload.attempts_max.checked_sub(1).and_then(|again| again.checked_sub(payload.retry_failed));
+        let rollout = Rollout {
+            concurrency: (payload.concurrency > 0).then_some(payload.concurrency),
+            waves: payload.waves,
+            wave_pause: Duration::from_millis(payload.wave_pause_ms),
+            gate: payload.gate.map(TryInto::try_into).transpose()?,
+            max_fail: payload.max_fail.map(Into::into),
+            splay: Duration::from_millis(payload.splay_ms),
+            retries: present(retries, "attempts_max")?,
+            retry_failed: payload.retry_failed,
+            offline: super::rollout::offline_of(payload.offline)?,
+        };
         let spec = Self {
             cluster: id_of(&payload.cluster, "cluster")?,
             job: id_of(&payload.job, "job")?,
@@ -65,8 +82,8 @@ impl JobSpec {
             start_before: Timestamp::from_millis(payload.start_before_ms),
             deliver: Duration::from_millis(payload.deliver_ms),
             targets: TargetsDigest { root: digest_of(&payload.targets_root, "targets_root")?, count: payload.targets },
-            attempts_max: payload.attempts_max,
-            concurrency: (payload.concurrency > 0).then_some(payload.concurrency),
+            rollout,
+            rerun_of: some_id_of(&payload.rerun_of, "rerun_of")?,
             work,
         };
         spec.check()?;
@@ -225,6 +242,7 @@ impl From<JobSummary> for wire::JobSummary {
             counts: super::event::counts_to_wire(&job.counts),
             created_at_ms: job.created_at.as_millis(),
             done_at_ms: job.done_at.map_or(0, Timestamp::as_millis),
+            rerun_of: job.rerun_of.map(|job| bytes_of(job.as_bytes())).unwrap_or_default(),
         }
     }
 }
@@ -237,6 +255,7 @@ impl TryFrom<wire::JobSummary> for JobSummary {
             job: id_of(&job.job, "job")?,
             state: job.state().try_into()?,
             operator: parsed(&job.operator, "operator")?,
+            rerun_of: some_id_of(&job.rerun_of, "rerun_of")?,
             title: text::line(&job.title),
             targets: TargetsDigest { root: digest_of(&job.root, "root")?, count: job.targets },
             counts: super::event::counts_of(&job.counts)?,
@@ -259,6 +278,8 @@ impl From<JobHost> for wire::JobHost {
             name: host.name.host.to_string(),
             from: host.name.from.map(|from| from.to_string()).unwrap_or_default(),
             phase: host.phase.as_str().to_owned(),
+            attempt: host.attempt.0,
+            queued_until_ms: host.queued_until.map_or(0, Timestamp::as_millis),
             outcome: host.outcome.map(Into::into),
             connected: host.connected,
             late: host.late.unwrap_or_default(),
@@ -274,6 +295,8 @@ impl TryFrom<wire::JobHost> for JobHost {
             name: TargetName { from: some_name(&host.from)?, host: parsed(&host.name, "name")? },
             agent: some_id_of(&host.agent, "agent")?,
             phase: phase_of(&host.phase)?,
+            attempt: Attempt(host.attempt),
+            queued_until: (host.queued_until_ms != 0).then_some(Timestamp::from_millis(host.queued_until_ms)),
             outcome: host.outcome.map(TryInto::try_into).transpose()?,
             connected: host.connected,
             late: (!host.late.is_empty()).then(|| text::line(&host.late)),

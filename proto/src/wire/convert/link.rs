@@ -2,7 +2,7 @@
 
 use super::event::small;
 use super::{WireError, bytes_of, digest_of, id_of, millis, present};
-use crate::id::TaskId;
+use crate::id::{Attempt, TaskId};
 use crate::limits;
 use crate::link::{
     BlobChunk, Frame, FrameBody, FromAgent, Hello, Nonce, Offer, RejectKind, TaskReport, ToAgent, Unfinished, Welcome,
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 impl From<TaskId> for wire::TaskRef {
     fn from(task: TaskId) -> Self {
-        Self { job: bytes_of(task.job.as_bytes()), target: task.target, attempt: task.attempt }
+        Self { job: bytes_of(task.job.as_bytes()), target: task.target, attempt: task.attempt.0 }
     }
 }
 
@@ -23,7 +23,7 @@ impl TryFrom<wire::TaskRef> for TaskId {
     type Error = WireError;
 
     fn try_from(task: wire::TaskRef) -> Result<Self, WireError> {
-        Ok(Self { job: id_of(&task.job, "task.job")?, target: task.target, attempt: task.attempt })
+        Ok(Self { job: id_of(&task.job, "task.job")?, target: task.target, attempt: Attempt(task.attempt) })
     }
 }
 

@@ -4,10 +4,11 @@ use super::fleet::{millis_or_zero, moment};
 use super::job::phase_of;
 use super::{WireError, bytes_of, digest_of, id_of, parsed, present};
 use crate::audit::{AuditEntry, AuditRecord};
+use crate::id::Attempt;
 use crate::status::{Metric, MetricKind, Sample, Status};
 use crate::text;
 use crate::time::Timestamp;
-use crate::why::{LastSession, TaskLine, TaskStory, Why};
+use crate::why::{AttemptEnd, LastSession, TaskLine, TaskStory, Why};
 use crate::wire;
 
 impl From<Why> for wire::WhyReply {
@@ -95,6 +96,12 @@ impl From<TaskStory> for wire::TaskStory {
             cancelled_by: cancelled_by.unwrap_or_default(),
             start_before_ms: story.start_before.as_millis(),
             late: story.late.unwrap_or_default(),
+            attempt: story.attempt.0,
+            earlier: story.earlier.into_iter().map(Into::into).collect(),
+            next_ms: millis_or_zero(story.next_at),
+            queued_ms: millis_or_zero(story.queued.map(|(since, _)| since)),
+            queued_until_ms: millis_or_zero(story.queued.map(|(_, until)| until)),
+            gate: story.gate.map(Into::into),
         }
     }
 }
@@ -121,7 +128,26 @@ impl TryFrom<wire::TaskStory> for TaskStory {
             finished_at: moment(story.finished_ms),
             cancelled: cancelled.transpose()?,
             late: (!story.late.is_empty()).then(|| text::line(&story.late)),
+            attempt: Attempt(story.attempt),
+            earlier: story.earlier.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            next_at: moment(story.next_ms),
+            queued: moment(story.queued_ms).zip(moment(story.queued_until_ms)),
+            gate: story.gate.map(TryInto::try_into).transpose()?,
         })
+    }
+}
+
+impl From<AttemptEnd> for wire::AttemptEnd {
+    fn from(end: AttemptEnd) -> Self {
+        Self { outcome: Some(end.outcome.into()), at_ms: end.at.as_millis() }
+    }
+}
+
+impl TryFrom<wire::AttemptEnd> for AttemptEnd {
+    type Error = WireError;
+
+    fn try_from(end: wire::AttemptEnd) -> Result<Self, WireError> {
+        Ok(Self { outcome: present(end.outcome, "outcome")?.try_into()?, at: Timestamp::from_millis(end.at_ms) })
     }
 }
 

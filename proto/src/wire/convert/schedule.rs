@@ -12,13 +12,12 @@ use std::time::Duration;
 
 impl From<PingSelection> for wire::PingSelection {
     fn from(selection: PingSelection) -> Self {
-        let agents = wire::Selection { targets: selection.targets, exclude: selection.exclude, names: Vec::new() };
-        let from = |targets| wire::Selection { targets, exclude: String::new(), names: Vec::new() };
+        let agents = |targets, exclude| wire::Selection { targets, exclude, ..wire::Selection::default() };
         Self {
-            agents: Some(agents),
+            agents: Some(agents(selection.targets, selection.exclude)),
             hosts: selection.hosts,
             networks: selection.networks,
-            from: selection.from.map(from),
+            from: selection.from.map(|from| agents(from, String::new())),
             without_controller: selection.controller == ControllerLooks::No,
             sample: selection.sample.map_or(0, NonZeroU32::get),
         }

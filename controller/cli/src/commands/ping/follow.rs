@@ -210,7 +210,7 @@ impl Follower {
             self.console.say(&format!("expected {} alive, found {alive}", summary::hosts(expected)))?;
         }
         let ends = self.board.track().ends();
-        let line = summary::closing(self.job.verb, ends, self.elapsed(), self.job.id);
+        let line = summary::closing(self.job.verb, ends, summary::Rest::NotDone, self.elapsed(), self.job.id);
         self.console.say(&line)?;
         self.console.flush()?;
         Ok(exit.unwrap_or(judged))

@@ -8,14 +8,14 @@ fn fleet() -> Fleet {
     let mut fleet = Fleet::default();
     for n in 1..=3_u8 {
         let name = format!("n{n}").parse().expect("a name");
-        let member = Member { id: AgentId::from_bytes([n; 16]), name, labels: Labels::default() };
+        let member = Member { id: AgentId::from_bytes([n; 16]), name, labels: Labels::default(), facts: None };
         fleet.insert(member).expect("a new name");
     }
     fleet
 }
 
 fn plan(selection: &PingSelection) -> Result<PlannedPings, PingPlanError> {
-    pings(selection, &fleet())
+    pings(selection, &fleet(), &Groups::default())
 }
 
 fn names(list: &PingList) -> Vec<String> {
@@ -52,9 +52,9 @@ fn a_mistyped_address_is_an_error_unless_an_agent_is_called_so() {
     }
     let mut fleet = fleet();
     let name = "10.0.0".parse().expect("a name");
-    let odd = Member { id: AgentId::from_bytes([9; 16]), name, labels: Labels::default() };
+    let odd = Member { id: AgentId::from_bytes([9; 16]), name, labels: Labels::default(), facts: None };
     fleet.insert(odd).expect("a new name");
-    assert_eq!(names(&pings(&whole("all"), &fleet).expect("a plan").0)[0], "10.0.0");
+    assert_eq!(names(&pings(&whole("all"), &fleet, &Groups::default()).expect("a plan").0)[0], "10.0.0");
 }
 
 #[test]
@@ -107,6 +107,24 @@ fn agents_look_at_everybody_but_themselves() {
 }
 
 #[test]
+fn a_fault_is_told_before_what_is_missing_elsewhere() {
+    let selection = |targets: &str, exclude: &str, from: &str| PingSelection {
+        exclude: exclude.to_owned(),
+        from: Some(from.to_owned()),
+        ..whole(targets)
+    };
+    assert!(matches!(plan(&selection("n1,,", "", "@gone")), Err(PingPlanError::Targets(_))));
+    assert!(matches!(plan(&selection("@gone", "n1,,", "@gone")), Err(PingPlanError::Exclude(_))));
+    assert!(matches!(plan(&selection("@gone", "@gone", "n1,,")), Err(PingPlanError::From(_))));
+    assert!(matches!(plan(&selection("@gone", "@gone", "")), Err(PingPlanError::From(_))));
+    // A group of those who look has to be whole, too.
+    let mut groups = Groups::default();
+    groups.insert("@lookers".parse().expect("a group"), "n1,n9".to_owned());
+    let missing = pings(&selection("n1", "", "@lookers"), &fleet(), &groups);
+    assert!(matches!(missing, Err(PingPlanError::ResolveFrom(ResolveError::Missing(_)))), "{missing:?}");
+}
+
+#[test]
 fn a_sample_gives_each_host_and_each_vantage_its_share() {
     for count in 1..12 {
         for each in 1..=count {
@@ -126,6 +144,8 @@ fn nobody_is_never_everybody() {
         assert!(matches!(plan(&whole(text)), Err(PingPlanError::Targets(_))), "{text:?}");
     }
     assert!(matches!(plan(&whole("role=web")), Err(PingPlanError::Resolve(_))));
-    assert_eq!(pings(&whole("all"), &Fleet::default()), Err(PingPlanError::Resolve(ResolveError::NoAgents)));
-    assert!(pings(&whole("10.0.0.1"), &Fleet::default()).is_ok(), "a host needs no agent");
+    let nobody =
+        pings(&whole("all,10.0.0.1"), &Fleet::default(), &Groups::default()).map_err(|error| error.to_string());
+    assert_eq!(nobody, Err(ResolveError::NoAgents.to_string()));
+    assert!(pings(&whole("10.0.0.1"), &Fleet::default(), &Groups::default()).is_ok(), "a host needs no agent");
 }

@@ -38,8 +38,8 @@ async fn submit_endless(engine: &Engine, number: u8, until: Duration) -> JobId {
         start_before: now + until,
         deliver: Duration::from_secs(1),
         targets: TargetsDigest { root: list.tree().expect("a tree").root(), count: 200 },
-        attempts_max: 1,
-        concurrency: None,
+        rollout: muster_proto::rollout::Rollout::default(),
+        rerun_of: None,
         work: Work::Ping(PingSpec { way: Way::Icmp, family: Family::Any, detail: Detail::Each, probes }),
     };
     let empty = bytes::Bytes::new;
@@ -76,9 +76,9 @@ async fn p7_a_cancel_ends_a_ping_and_is_durable_before_it_is_answered() {
     let Some((_dir, engine)) = engine().await else { return };
     let job = submit_endless(&engine, 1, Duration::from_mins(5)).await;
     let ada = || "ada".parse().expect("a name");
-    engine.cancel(job, ada()).await.expect("cancelled");
+    engine.order(job, ada(), Order::Cancel).await.expect("cancelled");
     let counts = done(&engine, job).await.summary.counts;
     assert_eq!(counts.total(), 200);
     assert_eq!(counts.get(State::Succeeded) + counts.get(State::Skipped), 200, "{counts:?}");
-    assert!(matches!(engine.cancel(job, ada()).await, Ok(crate::engine::Cancelled::AlreadyDone)));
+    assert!(matches!(engine.order(job, ada(), Order::Cancel).await, Ok(crate::engine::Ordered::JobDone)));
 }

@@ -7,7 +7,7 @@ use crate::roster::Roster;
 use crate::sessions::{Mailbox, Session};
 use muster_proto::command::{Command, Program};
 use muster_proto::fleet::{Party, Quarantine};
-use muster_proto::id::{BootId, ClusterId, JobId, StartId};
+use muster_proto::id::{Attempt, BootId, ClusterId, JobId, StartId};
 use muster_proto::job::{JobSpec, TargetsDigest, Work, target_tree};
 use tempfile::TempDir;
 
@@ -34,8 +34,8 @@ impl Fixture {
             start_before: now + Duration::from_secs(600),
             deliver: Duration::from_secs(30),
             targets: TargetsDigest { root: [3; 32], count: 1 },
-            attempts_max: 1,
-            concurrency: None,
+            rollout: muster_proto::rollout::Rollout::default(),
+            rerun_of: None,
             work: Work::Command(Command::new(Program::Argv(vec![b"true".to_vec()]))),
         };
         let signed =
@@ -76,8 +76,8 @@ impl Fixture {
         self.running.take(input, clock::now(), &mut self.after);
     }
 
-    fn contact(&self) -> muster_core::task::Contact {
-        self.running.job.tasks()[0].contact()
+    fn contact(&self) -> job::Contact {
+        self.running.job.hosts()[0].contact()
     }
 }
 
@@ -86,12 +86,12 @@ async fn an_agent_that_is_back_before_the_news_that_it_may_be_stays_connected() 
     let mut job = Fixture::new().await;
     job.quarantine();
     job.recognition();
-    assert_eq!(job.contact(), muster_core::task::Contact::Quarantined);
+    assert_eq!(job.contact(), job::Contact::Quarantined);
     job.sessions.resolved(AGENT);
     job.begin(2);
     job.hello(2);
     job.recognition();
-    assert_eq!(job.contact(), muster_core::task::Contact::Here);
+    assert_eq!(job.contact(), job::Contact::Here);
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn news_of_a_quarantine_that_is_over_change_nothing() {
     job.sessions.resolved(AGENT);
     job.recognition();
     job.recognition();
-    assert_eq!(job.contact(), muster_core::task::Contact::Away);
+    assert_eq!(job.contact(), job::Contact::Away);
 }
 
 #[tokio::test]
@@ -110,8 +110,54 @@ async fn a_hello_of_a_session_that_is_not_the_live_one_greets_nobody() {
     job.hello(1);
     job.begin(3);
     job.hello(2);
-    assert_eq!(job.contact(), muster_core::task::Contact::Away);
+    assert_eq!(job.contact(), job::Contact::Away);
     job.quarantine();
     job.hello(3);
-    assert_eq!(job.contact(), muster_core::task::Contact::Away, "one of two is not the agent");
+    assert_eq!(job.contact(), job::Contact::Away, "one of two is not the agent");
+}
+
+impl Fixture {
+    fn order(&mut self, order: Order) -> Obeyed {
+        let operator = "bob".parse().expect("a name");
+        self.take(Input::Order { order, operator, answer: oneshot::channel().0 });
+        self.after.orders.last().expect("it waits for the commit").1
+    }
+
+    fn state_with(&self, audit: usize) -> JobState {
+        assert_eq!(self.after.audit.len(), audit, "{:?}", self.after.audit);
+        self.running.job.state()
+    }
+}
+
+#[tokio::test]
+async fn an_order_that_changes_something_is_recorded_and_one_that_does_not_is_not() {
+    let mut job = Fixture::new().await;
+    assert_eq!(job.order(Order::Resume), Obeyed::Already, "it is not paused");
+    assert_eq!((job.order(Order::Pause), job.state_with(1)), (Obeyed::Now, JobState::Paused));
+    assert_eq!((job.order(Order::Pause), job.state_with(1)), (Obeyed::Already, JobState::Paused));
+    assert_eq!(job.order(Order::Resume), Obeyed::Now);
+    assert_ne!(job.state_with(2), JobState::Paused);
+    assert_eq!((job.order(Order::Cancel), job.state_with(3)), (Obeyed::Now, JobState::Cancelling));
+    assert!(matches!(job.order(Order::Pause), Obeyed::No(_)), "nothing of it would go on");
+    assert_eq!((job.order(Order::Cancel), job.state_with(3)), (Obeyed::Already, JobState::Cancelling));
+    let records: Vec<_> = job.after.audit.iter().map(|entry| (&*entry.action, &*entry.actor)).collect();
+    let by_bob = ["job.pause", "job.resume", "job.cancel"].map(|action| (action, "operator/bob"));
+    assert_eq!(records, by_bob);
+}
+
+#[tokio::test]
+async fn an_agent_speaks_of_its_own_tasks_that_were_signed_alone() {
+    let mut job = Fixture::new().await;
+    let task =
+        |job: u8, target, attempt| TaskId { job: JobId::from_bytes([job; 16]), target, attempt: Attempt(attempt) };
+    assert_eq!(job.running.own(task(2, 0, 1), Some(0)), Some(TaskRef { target: 0, attempt: Attempt::FIRST }));
+    for strange in [task(2, 0, 0), task(2, 0, 2), task(2, 1, 1), task(9, 0, 1)] {
+        assert_eq!(job.running.own(strange, Some(0)), None, "{strange}");
+    }
+    job.begin(1);
+    job.hello(1);
+    let reports = vec![(task(2, 0, 2), TaskReport::Started)];
+    job.take(Input::Reports(Reports { agent: AGENT, epoch: Epoch(1), reports }));
+    let refused: u64 = job.running.stats.reports.iter().map(|(_, count)| count).sum();
+    assert_eq!((refused, job.running.job.last_seq()), (1, 0), "refused, and nothing happened");
 }

@@ -1,6 +1,7 @@
 //! One conclusion for a person at night: what is so, why, and what to do about it.
 
 use crate::engine::Look;
+use muster_core::job::{Pause, Waiting, WaveStage, WaveView};
 use muster_core::task::Phase;
 use muster_proto::fleet::AgentInfo;
 use muster_proto::job::JobSpec;
@@ -29,6 +30,9 @@ pub(super) struct Seen<'a> {
     /// `None` once its job is not at work.
     pub(super) look: Option<&'a Look>,
 }
+
+/// The story is a moment older than the look.
+const ENDED: &str = "it has just gone on: ask again";
 
 /// Why the host does, or does not, get work.
 pub(super) fn about_host(host: &Host<'_>) -> String {
@@ -71,9 +75,25 @@ pub(super) fn about_host(host: &Host<'_>) -> String {
 /// Why the task is where it is.
 pub(super) fn about_task(host: &Host<'_>, seen: &Seen<'_>) -> String {
     match &seen.task.outcome {
-        Some(outcome) => ended(host, seen, outcome),
+        Some(outcome) => ended(host, seen, outcome) + &gate(host, seen),
         None => at_work(host, seen),
     }
+}
+
+/// What the gate of its wave makes of the host.
+fn gate(host: &Host<'_>, seen: &Seen<'_>) -> String {
+    match (&seen.task.gate, seen.look.map(|look| &look.waiting)) {
+        (Some(end), _) => format!("; the gate of its wave ended there {}: {}", host.at(end.at), told(&end.outcome)),
+        (None, Some(Waiting::Gate)) => "; the gate of its wave has not ended there yet".to_owned(),
+        (None, _) => String::new(),
+    }
+}
+
+/// State and reason in a few words.
+fn told(outcome: &Outcome) -> String {
+    let code = outcome.exit_code.map(|code| format!(" (exit code {code})"));
+    let reason = || outcome.reason.as_ref().map(|reason| format!(" ({reason})"));
+    format!("{}{}", outcome.state, code.or_else(reason).unwrap_or_default())
 }
 
 fn ended(host: &Host<'_>, seen: &Seen<'_>, outcome: &Outcome) -> String {
@@ -124,32 +144,21 @@ fn ended(host: &Host<'_>, seen: &Seen<'_>, outcome: &Outcome) -> String {
 }
 
 fn at_work(host: &Host<'_>, seen: &Seen<'_>) -> String {
-    let (name, task, spec) = (&host.info.name, seen.task, seen.spec);
-    let Some(Look { phase, connected, at_work, .. }) = seen.look else {
+    let (task, spec) = (seen.task, seen.spec);
+    let Some(look) = seen.look else {
         let phase = task.phase.as_str();
         return format!("{phase}: the job does not answer: it is just ending, or waits for the controller's store");
     };
+    if !matches!(look.phase, Phase::Offered(_) | Phase::Accepted(_) | Phase::Started(_)) {
+        let paused = look.paused.as_ref().map(|paused| format!("; {}", host.paused(paused, task)));
+        return waiting(host, seen, look) + &paused.unwrap_or_default();
+    }
+    let Look { phase, connected, .. } = look;
     let until = |at: &Timestamp| format!("without contact it is given up {}", host.at(*at));
     let since = |at: Option<Timestamp>| at.map(|at| host.at(at)).unwrap_or_default();
     let ending = task.cancelled.as_ref().map(|_| format!("; {}, and it is being ended", cancelled(host, task)));
     let ending = ending.unwrap_or_default();
     match phase {
-        Phase::Planned => {
-            let limit = spec.concurrency.unwrap_or(spec.targets.count);
-            format!("planned: it waits for its turn; {at_work} of at most {limit} hosts at a time (-f) are at work")
-        }
-        Phase::Due(_) if *connected => {
-            let limit = spec.concurrency.unwrap_or(spec.targets.count);
-            format!(
-                "planned: {name} is connected, and waits for room: {at_work} of at most {limit} hosts are at work (-f)"
-            )
-        }
-        Phase::Due(at) => format!(
-            "planned: {}; the job waits for it until {}, then it is unreachable; {}",
-            host.absence(),
-            host.at(*at),
-            host.remedy()
-        ),
         Phase::Offered(at) if !connected => {
             format!("offered, and contact was lost: {}; {}{ending}", host.absence(), until(at))
         }
@@ -180,7 +189,45 @@ fn at_work(host: &Host<'_>, seen: &Seen<'_>) -> String {
                 since(task.started_at)
             )
         }
-        Phase::Ended(_) => "it has just ended: ask again".to_owned(),
+        Phase::Planned | Phase::Later(_) | Phase::Due(_) | Phase::Ended(_) => ENDED.to_owned(),
+    }
+}
+
+/// What it waits for before it is offered.
+fn waiting(host: &Host<'_>, seen: &Seen<'_>, look: &Look) -> String {
+    let (name, task, spec) = (&host.info.name, seen.task, seen.spec);
+    match look.waiting {
+        Waiting::Paused => "planned: its turn has come".to_owned(),
+        Waiting::Wave { number } => {
+            format!("planned: its wave is {number} of {}; {}", look.wave.of, host.wave(&look.wave))
+        }
+        Waiting::Turn { at } => {
+            let splay = spoken(spec.rollout.splay);
+            format!("planned: its turn comes {}: the hosts of a wave start spread over {splay} (--splay)", host.at(at))
+        }
+        Waiting::Retry { at } => {
+            let before = task.earlier.last().map(|end| told(&end.outcome)).unwrap_or_default();
+            let last = task.earlier.len();
+            format!("planned: attempt {last} ended as {before}; attempt {} begins {}", task.attempt, host.at(at))
+        }
+        Waiting::Room => {
+            let limit = spec.rollout.concurrency.unwrap_or(spec.targets.count);
+            let turn = if look.connected { "is connected, and waits for its turn" } else { "waits for its turn" };
+            format!("planned: {name} {turn}: {} of at most {limit} hosts are at work (-f)", look.at_work)
+        }
+        Waiting::Contact { until } => format!(
+            "planned: {}; the job waits for it until {}, then it is unreachable; {}",
+            host.absence(),
+            host.at(until),
+            host.remedy()
+        ),
+        Waiting::Queue { until } => format!(
+            "queued until {}: {}; it runs if its agent is back by then, and nobody waits for it; {}",
+            host.at(until),
+            host.absence(),
+            host.remedy()
+        ),
+        Waiting::AtWork | Waiting::Gate | Waiting::Over => ENDED.to_owned(),
     }
 }
 
@@ -201,6 +248,33 @@ impl Host<'_> {
                 format!("{name} has no session since the controller began, the last one was {}", self.at(since))
             }
             (None, None) => format!("{name} was enrolled {} and never had a session", self.at(self.info.enrolled_at)),
+        }
+    }
+
+    /// That nothing is offered, and what ends it.
+    fn paused(&self, paused: &Pause, task: &TaskStory) -> String {
+        let (job, since) = (task.job, self.at(paused.since));
+        match &paused.operator {
+            Some(operator) => format!("the job is paused since {since} by {operator}: `muster resume {job}` goes on"),
+            None => format!(
+                "the job is paused since {since}: {}: `muster resume {job}` goes on, `muster cancel {job}` ends it",
+                paused.reason
+            ),
+        }
+    }
+
+    /// Where the wave that is under way stands.
+    fn wave(&self, wave: &WaveView) -> String {
+        let number = wave.number;
+        match wave.stage {
+            _ if number == 0 => "none has begun yet".to_owned(),
+            WaveStage::Running => format!("wave {number} runs"),
+            WaveStage::Soaking { until } => {
+                format!("wave {number} is over, and what follows it begins {} (--wave-pause)", self.at(until))
+            }
+            WaveStage::Gate { open } => format!("the gate of wave {number} is awaited from {open} hosts"),
+            WaveStage::Held => format!("wave {number} holds the others up: see `muster job`"),
+            WaveStage::Passed => format!("wave {number} is over, and the next one begins"),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::listen::PeerInfo;
+use crate::roster::Roster;
 use crate::sessions::{Begun, Epoch, Mailbox, Outgoing, Session, Sessions};
 use muster_proto::job::Target;
 use muster_proto::link::ToAgent;

@@ -3,8 +3,9 @@
 use super::*;
 use muster_proto::command::{Command, Program};
 use muster_proto::fleet::{ClockOffset, Party, Quarantine};
-use muster_proto::id::{AgentId, BootId, ClusterId, JobId, StartId};
+use muster_proto::id::{AgentId, Attempt, BootId, ClusterId, JobId, StartId};
 use muster_proto::job::{Phase as Shown, TargetsDigest, Work};
+use muster_proto::why::AttemptEnd;
 
 /// 22 November 2026, 10:00:00 UTC.
 const TEN: Timestamp = Timestamp::from_millis(1_795_341_600_000);
@@ -47,8 +48,8 @@ fn spec() -> JobSpec {
         start_before: after(3_600),
         deliver: Duration::from_secs(30),
         targets: TargetsDigest { root: [0; 32], count: 100 },
-        attempts_max: 1,
-        concurrency: Some(10),
+        rollout: muster_proto::rollout::Rollout { concurrency: Some(10), ..muster_proto::rollout::Rollout::default() },
+        rerun_of: None,
         work: Work::Command(Command::new(Program::Argv(vec![b"true".to_vec()]))),
     }
 }
@@ -70,12 +71,22 @@ fn story(outcome: Option<Outcome>) -> TaskStory {
         truncated: 0,
         cancelled: None,
         late: None,
+        attempt: Attempt::FIRST,
+        earlier: Vec::new(),
+        next_at: None,
+        queued: None,
+        gate: None,
     }
 }
 
 fn ran(state: State, exit_code: Option<u8>, reason: Option<&str>) -> Outcome {
     let reason = reason.map(str::to_owned);
     Outcome { state, exit_code, signal: None, reason, duration: Some(Duration::from_millis(4_100)), ping: None }
+}
+
+fn look(phase: Phase, waiting: Waiting, connected: bool) -> Look {
+    let wave = WaveView { number: 2, of: 4, first: 1, targets: 5, stage: WaveStage::Running };
+    Look { target: 0, phase, waiting, wave, paused: None, connected, at_work: 10 }
 }
 
 fn about(task: &TaskStory, look: Option<&Look>) -> String {
@@ -167,20 +178,27 @@ fn unreachable_and_cancelled_say_who_was_away_and_who_it_was() {
 #[test]
 fn what_is_not_over_says_what_it_waits_for() {
     let task = story(None);
-    let look = |phase, connected| Some(Look { target: 0, phase, connected, at_work: 10 });
+    let at_work = |phase, connected| Some(look(phase, Waiting::AtWork, connected));
+    let waits = |waiting, connected| Some(look(Phase::Planned, waiting, connected));
     let cases = [
-        (look(Phase::Planned, true), "it waits for its turn; 10 of at most 10 hosts at a time (-f) are at work"),
-        (look(Phase::Due(after(33)), true), "waits for room"),
-        (look(Phase::Due(after(33)), false), "the job waits for it until 10:00:33 UTC, then it is unreachable"),
-        (look(Phase::Offered(after(400)), true), "the agent has not answered yet"),
-        (look(Phase::Offered(after(400)), false), "without contact it is given up 10:06:40 UTC"),
-        (look(Phase::Accepted(after(400)), true), "as soon as the host has room"),
-        (look(Phase::Accepted(after(400)), false), "it may run meanwhile"),
+        (waits(Waiting::Room, false), "n003 waits for its turn: 10 of at most 10 hosts are at work (-f)"),
+        (waits(Waiting::Room, true), "is connected, and waits for its turn"),
         (
-            look(Phase::Started(after(400)), true),
+            waits(Waiting::Contact { until: after(33) }, false),
+            "the job waits for it until 10:00:33 UTC, then it is unreachable",
+        ),
+        (waits(Waiting::Queue { until: after(33) }, false), "queued until 10:00:33 UTC: n003 has no session"),
+        (waits(Waiting::Wave { number: 3 }, true), "its wave is 3 of 4; wave 2 runs"),
+        (waits(Waiting::Turn { at: after(33) }, true), "its turn comes 10:00:33 UTC"),
+        (at_work(Phase::Offered(after(400)), true), "the agent has not answered yet"),
+        (at_work(Phase::Offered(after(400)), false), "without contact it is given up 10:06:40 UTC"),
+        (at_work(Phase::Accepted(after(400)), true), "as soon as the host has room"),
+        (at_work(Phase::Accepted(after(400)), false), "it may run meanwhile"),
+        (
+            at_work(Phase::Started(after(400)), true),
             "it runs since 10:00:03 UTC, and the run timeout (-u) ends it 10:05:03 UTC",
         ),
-        (look(Phase::Started(after(400)), false), "goes on without contact"),
+        (at_work(Phase::Started(after(400)), false), "goes on without contact"),
         (None, "it is just ending, or waits for the controller's store"),
     ];
     for (look, words) in cases {
@@ -189,7 +207,49 @@ fn what_is_not_over_says_what_it_waits_for() {
     }
     let (info, spec) = (agent(), spec());
     let full = Host { running: limits::RUNNING_TASKS_MAX, ..host(&info, None) };
-    let look = look(Phase::Accepted(after(400)), true);
+    let look = at_work(Phase::Accepted(after(400)), true);
     let said = about_task(&full, &Seen { task: &task, spec: &spec, look: look.as_ref() });
     assert!(said.contains("queued on the host, where 64 tasks run"), "{said}");
+}
+
+#[test]
+fn a_job_that_is_held_up_says_by_whom_and_what_ends_that() {
+    let (task, waiting) = (story(None), Waiting::Wave { number: 3 });
+    let by_ada = Pause { operator: Some("ada".parse().expect("a name")), reason: String::new(), since: after(60) };
+    let paused = Look { paused: Some(by_ada), ..look(Phase::Planned, waiting, true) };
+    let said = about(&task, Some(&paused));
+    let job = task.job;
+    assert!(said.contains(&format!("paused since 10:01:00 UTC by ada: `muster resume {job}` goes on")), "{said}");
+
+    let reason = "the gate of wave 2 failed at n001 (exit code 1)".to_owned();
+    let by_itself = Pause { operator: None, reason, since: after(60) };
+    let wave = WaveView { stage: WaveStage::Held, ..paused.wave };
+    let held = Look { paused: Some(by_itself), wave, ..paused };
+    let said = about(&task, Some(&held));
+    for words in ["its wave is 3 of 4", "the gate of wave 2 failed at n001", "muster resume", "muster cancel"] {
+        assert!(said.contains(words), "{words:?} is not in: {said}");
+    }
+
+    let stages = [
+        (WaveStage::Soaking { until: after(90) }, "begins 10:01:30 UTC (--wave-pause)"),
+        (WaveStage::Gate { open: 2 }, "the gate of wave 2 is awaited from 2 hosts"),
+    ];
+    for (stage, words) in stages {
+        let wave = WaveView { stage, ..held.wave };
+        let said = about(&task, Some(&Look { wave, paused: None, ..look(Phase::Planned, waiting, true) }));
+        assert!(said.contains(words), "{words:?} is not in: {said}");
+    }
+}
+
+#[test]
+fn attempts_and_gates_are_told_beside_the_end() {
+    let earlier = vec![AttemptEnd { outcome: ran(State::Failed, Some(3), None), at: after(20) }];
+    let task = TaskStory { earlier, attempt: Attempt(2), ..story(None) };
+    let said = about(&task, Some(&look(Phase::Planned, Waiting::Retry { at: after(33) }, true)));
+    assert_eq!(said, "planned: attempt 1 ended as failed (exit code 3); attempt 2 begins 10:00:33 UTC");
+
+    let gate = Some(AttemptEnd { outcome: ran(State::Failed, Some(1), None), at: after(40) });
+    let task = TaskStory { gate, ..story(Some(ran(State::Succeeded, Some(0), None))) };
+    let said = about(&task, None);
+    assert!(said.ends_with("the gate of its wave ended there 10:00:40 UTC: failed (exit code 1)"), "{said}");
 }

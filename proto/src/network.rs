@@ -1,11 +1,13 @@
-//! Networks as a policy names them.
+//! Networks: addresses that begin with the same bits, as policies, pings and target expressions name them.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// Addresses that begin with the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
+    /// The first of them.
     address: IpAddr,
     prefix: u32,
 }
@@ -17,11 +19,52 @@ impl Network {
         Self { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), prefix: 0 },
     ];
 
+    /// The network around an address: as [`Self::from_str`], but any address of it names it.
+    pub fn around(text: &str) -> Result<Self, ParseNetworkError> {
+        let (address, prefix) = split(text)?;
+        let (width, value) = bits(address);
+        Ok(Self { address: address_of(width, value & mask(width, prefix)), prefix })
+    }
+
     /// The address lies in it. An IPv4 address that is written as IPv6 is the IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
         let (own, other) = (bits(self.address), bits(address.to_canonical()));
         own.0 == other.0 && (own.1 ^ other.1) & mask(own.0, self.prefix) == 0
     }
+
+    /// How many hosts it has; as many as a number holds if there are more.
+    pub fn count(&self) -> u128 {
+        let all = 1_u128.checked_shl(self.host_bits()).unwrap_or(u128::MAX);
+        if self.own().is_some() { all - 2 } else { all }
+    }
+
+    /// The network's address and its broadcast address, where hosts may not have them (RFC 3021 leaves /31 alone).
+    pub fn own(&self) -> Option<(IpAddr, IpAddr)> {
+        let (width, first) = bits(self.address);
+        let last = first + (1_u128.checked_shl(self.host_bits())? - 1);
+        (self.address.is_ipv4() && self.host_bits() >= 2).then(|| (self.address, address_of(width, last)))
+    }
+
+    /// The addresses that hosts may have, in order.
+    pub fn hosts(self) -> impl Iterator<Item = IpAddr> {
+        let (width, first) = bits(self.address);
+        let first = first + u128::from(self.own().is_some());
+        (0..self.count()).map(move |number| address_of(width, first + number))
+    }
+
+    fn host_bits(&self) -> u32 {
+        bits(self.address).0 - self.prefix
+    }
+}
+
+/// An address and the length of its prefix, the whole address if none is given.
+fn split(text: &str) -> Result<(IpAddr, u32), ParseNetworkError> {
+    let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+    let address: IpAddr = address.parse().map_err(|_| ParseNetworkError::Form)?;
+    let width = bits(address).0;
+    let digits = |prefix: &str| prefix.bytes().all(|byte| byte.is_ascii_digit()).then(|| prefix.parse().ok());
+    let prefix = prefix.map_or(Some(width), |prefix| digits(prefix).flatten());
+    prefix.filter(|&prefix| prefix <= width).map(|prefix| (address, prefix)).ok_or(ParseNetworkError::Form)
 }
 
 /// How many bits an address has, and which.
@@ -29,6 +72,13 @@ fn bits(address: IpAddr) -> (u32, u128) {
     match address {
         IpAddr::V4(address) => (32, address.to_bits().into()),
         IpAddr::V6(address) => (128, address.to_bits()),
+    }
+}
+
+fn address_of(width: u32, bits: u128) -> IpAddr {
+    match u32::try_from(bits) {
+        Ok(bits) if width == 32 => Ipv4Addr::from_bits(bits).into(),
+        _ => Ipv6Addr::from_bits(bits).into(),
     }
 }
 
@@ -42,27 +92,21 @@ impl FromStr for Network {
     type Err = ParseNetworkError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| ParseNetworkError::Form)?;
-        let (width, value) = bits(address);
-        let digits = |prefix: &str| prefix.bytes().all(|byte| byte.is_ascii_digit()).then(|| prefix.parse().ok());
-        let prefix: u32 = match prefix {
-            Some(prefix) => digits(prefix).flatten().ok_or(ParseNetworkError::Form)?,
-            None => width,
-        };
-        if prefix > width {
-            return Err(ParseNetworkError::Form);
-        }
-        if value & !mask(width, prefix) != 0 {
+        let network = Self::around(text)?;
+        let (address, _) = split(text)?;
+        if network.address != address {
             return Err(ParseNetworkError::HostBits);
         }
         if address.to_canonical() != address {
             return Err(ParseNetworkError::Mapped);
         }
-        Ok(Self { address, prefix })
+        Ok(network)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
     }
 }
 
@@ -102,6 +146,34 @@ mod tests {
             ("::ffff:10.0.0.0/104", ParseNetworkError::Mapped),
         ] {
             assert_eq!(text.parse::<Network>(), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn any_address_of_a_network_is_around_it() {
+        for (text, network) in [
+            ("10.0.0.6/30", "10.0.0.4/30"),
+            ("10.0.0.6", "10.0.0.6/32"),
+            ("fd00::7/126", "fd00::4/126"),
+            ("::1/0", "::/0"),
+        ] {
+            assert_eq!(Network::around(text).map(|it| it.to_string()), Ok(network.to_owned()));
+        }
+        assert_eq!(Network::around("10.0.0.6/-1"), Err(ParseNetworkError::Form));
+    }
+
+    #[test]
+    fn hosts_are_those_that_may_have_their_address() {
+        for (text, count, first) in [
+            ("10.0.0.4/30", 2, "10.0.0.5"),
+            ("10.0.0.0/31", 2, "10.0.0.0"),
+            ("10.0.0.9/32", 1, "10.0.0.9"),
+            ("fd00::/126", 4, "fd00::"),
+            ("0.0.0.0/0", (1 << 32) - 2, "0.0.0.1"),
+            ("::/0", u128::MAX, "::"),
+        ] {
+            let network: Network = text.parse().expect(text);
+            assert_eq!((network.count(), network.hosts().next()), (count, first.parse().ok()), "{text}");
         }
     }
 
