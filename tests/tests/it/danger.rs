@@ -30,12 +30,13 @@ fn a_dangerous_command_needs_the_count_for_one_host_too() {
         &["--", "true", "end-of-the-test"][..],
         &["--", "sudo", "true", "end-of-the-test"],
         &["--sh", "--", "cd / && /bin/true  end-of-the-test"],
-        &["--waves", "1", "--gate", "true end-of-the-test", "--", "true"],
     ] {
         run(words).assert_usage(reason);
         run(&[&["--yes"], words].concat()).assert_usage("--yes=1");
         run(&[&["--yes=2"], words].concat()).assert_usage("the plan has 1 host");
     }
+    let gate = ["--waves", "1", "--gate", "true end-of-the-test", "--", "true"];
+    fleet.program(["run", "-w", "all"]).args(gate).run().assert_usage(reason);
     let script = fleet.dir().join("script");
     fs::write(&script, "#!/bin/sh\n# don't\necho before\ntrue end-of-the-test\n").expect("writable");
     run(&["--script", script.to_str().expect("text")]).assert_usage(reason);

@@ -69,7 +69,7 @@ fn p11_a_selector_that_cannot_be_meant_runs_nothing() {
         assert_refused(&run, hint);
     }
     // The other verbs that take an expression.
-    assert_refused(&fleet.muster(["targets", ""]), "no targets");
+    assert_refused(&fleet.muster(["targets", ""]), "is empty");
     assert_refused(&fleet.muster(["targets", "dev-[1-5]"]), "no agents are called dev-[4-5]");
     assert_refused(&fleet.muster(["agents", " "]), "empty");
     assert_refused(&fleet.muster(["agents", "dev-4"]), "no agent is called dev-4");
